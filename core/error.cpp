@@ -1,0 +1,7 @@
+#include "tessera/core/error.h"
+
+namespace tessera {
+
+void raise(const std::string& message) { throw Error(message); }
+
+}  // namespace tessera

@@ -1,0 +1,83 @@
+// Counter-based random numbers (Philox 4x32-10, Salmon et al. 2011, "Parallel Random Numbers: As
+// Easy as 1, 2, 3"): a key and a counter give the same numbers on every device and for any number
+// of threads.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "tessera/core/tensor.h"
+
+namespace tessera {
+
+// Four 32-bit words from a 64-bit key and a 128-bit counter (`high`, `low`).
+std::array<uint32_t, 4> philox(uint64_t key, uint64_t high, uint64_t low);
+
+// A stream of random numbers: element i of a tensor drawn from it uses the counter (stream, i / 4).
+struct RandomKey {
+  uint64_t seed = 0;
+  uint64_t stream = 0;
+};
+
+// Mixes words into one; keys of streams are made of (step, layer, use) with it.
+uint64_t mix(uint64_t a, uint64_t b);
+
+// Sequential use of a stream, for host code (shuffling, augmentation, sampling).
+class Generator {
+ public:
+  explicit Generator(uint64_t seed, uint64_t stream = 0) : key_{seed, stream} {}
+  uint32_t next();
+  double uniform();                      // [0, 1), 53 bits
+  double uniform(double low, double high) { return low + (high - low) * uniform(); }
+  double normal();                       // mean 0, variance 1
+  int64_t below(int64_t n);              // uniform on 0 … n − 1, unbiased
+
+ private:
+  RandomKey key_;
+  uint64_t counter_ = 0;
+  std::array<uint32_t, 4> words_{};
+  int left_ = 0;
+};
+
+// The random state that ops without an explicit key draw from (dropout, drop-path, Gumbel noise,
+// initialisers): thread-local, a seed, a step and the number of draws so far. The trainer opens one
+// scope per step; recomputation under a checkpoint reopens the scope its forward had, so that every
+// draw repeats.
+class RandomScope {
+ public:
+  struct State {
+    uint64_t seed = 0;
+    uint64_t step = 0;
+    uint64_t uses = 0;
+  };
+  explicit RandomScope(uint64_t seed, uint64_t step = 0) : RandomScope(State{seed, step, 0}) {}
+  explicit RandomScope(const State& state);
+  ~RandomScope();
+  RandomScope(const RandomScope&) = delete;
+  RandomScope& operator=(const RandomScope&) = delete;
+
+  static State state();          // of the innermost scope
+  static RandomKey next_key();   // a fresh stream
+
+ private:
+  State saved_;
+};
+
+namespace kernels {
+
+void uniform(const Tensor& x, double low, double high, RandomKey key);  // dense f32 or f64
+void normal(const Tensor& x, double mean, double stddev, RandomKey key);
+// Normal values cut (by inversion) to [mean − 2σ·…]: all lie in [low, high].
+void truncated_normal(const Tensor& x, double mean, double stddev, double low, double high,
+                      RandomKey key);
+void bernoulli(const Tensor& x, double probability, RandomKey key);  // 0 or 1, any dtype
+
+}  // namespace kernels
+
+// Fresh tensors from the innermost RandomScope.
+Tensor rand(const Shape& shape, DType dtype = DType::f32);
+Tensor randn(const Shape& shape, DType dtype = DType::f32);
+Tensor randint(int64_t low, int64_t high, const Shape& shape);  // i64 in [low, high)
+Tensor randperm(int64_t n);                                     // i64 permutation of 0 … n − 1
+
+}  // namespace tessera
