@@ -10,12 +10,15 @@
 #include <concepts>
 #include <type_traits>
 
-// In front of every function that also runs on a GPU.
+// TESSERA_HD stands in front of every function that also runs on a GPU. TESSERA_INLINE is the same
+// for the small functions that loops are made of: one call left in the body of a loop, and it is no
+// longer vectorised.
 #ifdef __CUDACC__
 #define TESSERA_HD __host__ __device__
 #else
 #define TESSERA_HD
 #endif
+#define TESSERA_INLINE TESSERA_HD __attribute__((always_inline)) inline
 
 namespace tessera {
 
@@ -56,13 +59,13 @@ struct Dual {
   T deriv{};
 
   constexpr Dual() = default;
-  TESSERA_HD constexpr Dual(T v, T d) : value(v), deriv(d) {}
+  TESSERA_INLINE constexpr Dual(T v, T d) : value(v), deriv(d) {}
   template <ConstantOf<T> S>
-  TESSERA_HD constexpr Dual(S constant) : value(lower(constant)) {}
+  TESSERA_INLINE constexpr Dual(S constant) : value(lower(constant)) {}
 
   // A constant in the type that multiplies the parts: a plain scalar stays one.
   template <ConstantOf<T> S>
-  TESSERA_HD static constexpr auto lower(S constant) {
+  TESSERA_INLINE static constexpr auto lower(S constant) {
     if constexpr (is_dual_v<S>) {
       return constant;
     } else {
@@ -70,10 +73,10 @@ struct Dual {
     }
   }
 
-  TESSERA_HD constexpr Dual& operator+=(const auto& b) { return *this = *this + b; }
-  TESSERA_HD constexpr Dual& operator-=(const auto& b) { return *this = *this - b; }
-  TESSERA_HD constexpr Dual& operator*=(const auto& b) { return *this = *this * b; }
-  TESSERA_HD constexpr Dual& operator/=(const auto& b) { return *this = *this / b; }
+  TESSERA_INLINE constexpr Dual& operator+=(const auto& b) { return *this = *this + b; }
+  TESSERA_INLINE constexpr Dual& operator-=(const auto& b) { return *this = *this - b; }
+  TESSERA_INLINE constexpr Dual& operator*=(const auto& b) { return *this = *this * b; }
+  TESSERA_INLINE constexpr Dual& operator/=(const auto& b) { return *this = *this / b; }
 };
 
 namespace detail {
@@ -94,7 +97,7 @@ template <class A, class B>
 using promote_t = decltype(promote<A, B>());
 
 template <class S, class T>
-TESSERA_HD constexpr S primal(const T& x) {
+TESSERA_INLINE constexpr S primal(const T& x) {
   if constexpr (is_dual_v<T>) {
     return primal<S>(x.value);
   } else {
@@ -108,7 +111,7 @@ TESSERA_HD constexpr S primal(const T& x) {
 // not depend on its argument (tanh at 1e20, sqrt of a constant 0) has derivative 0 even where the
 // other factor overflowed.
 template <class T>
-TESSERA_HD constexpr T chain(const T& outer, const T& inner) {
+TESSERA_INLINE constexpr T chain(const T& outer, const T& inner) {
   if constexpr (is_dual_v<T>) {
     return {chain(outer.value, inner.value),
             chain(outer.deriv, inner.value) + chain(outer.value, inner.deriv)};
@@ -118,62 +121,62 @@ TESSERA_HD constexpr T chain(const T& outer, const T& inner) {
 }
 
 template <class T>
-TESSERA_HD constexpr Dual<T> operator-(const Dual<T>& a) {
+TESSERA_INLINE constexpr Dual<T> operator-(const Dual<T>& a) {
   return {-a.value, -a.deriv};
 }
 
 template <class T>
-TESSERA_HD constexpr Dual<T> operator+(const Dual<T>& a, const Dual<T>& b) {
+TESSERA_INLINE constexpr Dual<T> operator+(const Dual<T>& a, const Dual<T>& b) {
   return {a.value + b.value, a.deriv + b.deriv};
 }
 template <class T, ConstantOf<T> S>
-TESSERA_HD constexpr Dual<T> operator+(const Dual<T>& a, const S& b) {
+TESSERA_INLINE constexpr Dual<T> operator+(const Dual<T>& a, const S& b) {
   return {a.value + Dual<T>::lower(b), a.deriv};
 }
 template <class T, ConstantOf<T> S>
-TESSERA_HD constexpr Dual<T> operator+(const S& a, const Dual<T>& b) {
+TESSERA_INLINE constexpr Dual<T> operator+(const S& a, const Dual<T>& b) {
   return b + a;
 }
 
 template <class T>
-TESSERA_HD constexpr Dual<T> operator-(const Dual<T>& a, const Dual<T>& b) {
+TESSERA_INLINE constexpr Dual<T> operator-(const Dual<T>& a, const Dual<T>& b) {
   return {a.value - b.value, a.deriv - b.deriv};
 }
 template <class T, ConstantOf<T> S>
-TESSERA_HD constexpr Dual<T> operator-(const Dual<T>& a, const S& b) {
+TESSERA_INLINE constexpr Dual<T> operator-(const Dual<T>& a, const S& b) {
   return {a.value - Dual<T>::lower(b), a.deriv};
 }
 template <class T, ConstantOf<T> S>
-TESSERA_HD constexpr Dual<T> operator-(const S& a, const Dual<T>& b) {
+TESSERA_INLINE constexpr Dual<T> operator-(const S& a, const Dual<T>& b) {
   return {Dual<T>::lower(a) - b.value, -b.deriv};
 }
 
 template <class T>
-TESSERA_HD constexpr Dual<T> operator*(const Dual<T>& a, const Dual<T>& b) {
+TESSERA_INLINE constexpr Dual<T> operator*(const Dual<T>& a, const Dual<T>& b) {
   return {a.value * b.value, a.deriv * b.value + a.value * b.deriv};
 }
 template <class T, ConstantOf<T> S>
-TESSERA_HD constexpr Dual<T> operator*(const Dual<T>& a, const S& b) {
+TESSERA_INLINE constexpr Dual<T> operator*(const Dual<T>& a, const S& b) {
   return {a.value * Dual<T>::lower(b), a.deriv * Dual<T>::lower(b)};
 }
 template <class T, ConstantOf<T> S>
-TESSERA_HD constexpr Dual<T> operator*(const S& a, const Dual<T>& b) {
+TESSERA_INLINE constexpr Dual<T> operator*(const S& a, const Dual<T>& b) {
   return b * a;
 }
 
 // (a / b)' = (a' - (a / b) b') / b. The product is chain(): a quotient that underflowed to 0 stays
 // flat although its denominator's derivative is infinite.
 template <class T>
-TESSERA_HD constexpr Dual<T> operator/(const Dual<T>& a, const Dual<T>& b) {
+TESSERA_INLINE constexpr Dual<T> operator/(const Dual<T>& a, const Dual<T>& b) {
   const T q = a.value / b.value;
   return {q, (a.deriv - chain(q, b.deriv)) / b.value};
 }
 template <class T, ConstantOf<T> S>
-TESSERA_HD constexpr Dual<T> operator/(const Dual<T>& a, const S& b) {
+TESSERA_INLINE constexpr Dual<T> operator/(const Dual<T>& a, const S& b) {
   return {a.value / Dual<T>::lower(b), a.deriv / Dual<T>::lower(b)};
 }
 template <class T, ConstantOf<T> S>
-TESSERA_HD constexpr Dual<T> operator/(const S& a, const Dual<T>& b) {
+TESSERA_INLINE constexpr Dual<T> operator/(const S& a, const Dual<T>& b) {
   const T q = Dual<T>::lower(a) / b.value;
   return {q, -chain(q, b.deriv) / b.value};
 }
@@ -182,30 +185,30 @@ template <class A, class B>
 concept DualPair = is_dual_v<A> || is_dual_v<B>;
 
 template <class A, class B>
-requires DualPair<A, B> TESSERA_HD constexpr bool operator==(const A& a, const B& b) {
+requires DualPair<A, B> TESSERA_INLINE constexpr bool operator==(const A& a, const B& b) {
   using S = scalar_of_t<detail::promote_t<A, B>>;
   return detail::primal<S>(a) == detail::primal<S>(b);
 }
 template <class A, class B>
-requires DualPair<A, B> TESSERA_HD constexpr bool operator!=(const A& a, const B& b) {
+requires DualPair<A, B> TESSERA_INLINE constexpr bool operator!=(const A& a, const B& b) {
   return !(a == b);
 }
 template <class A, class B>
-requires DualPair<A, B> TESSERA_HD constexpr bool operator<(const A& a, const B& b) {
+requires DualPair<A, B> TESSERA_INLINE constexpr bool operator<(const A& a, const B& b) {
   using S = scalar_of_t<detail::promote_t<A, B>>;
   return detail::primal<S>(a) < detail::primal<S>(b);
 }
 template <class A, class B>
-requires DualPair<A, B> TESSERA_HD constexpr bool operator<=(const A& a, const B& b) {
+requires DualPair<A, B> TESSERA_INLINE constexpr bool operator<=(const A& a, const B& b) {
   using S = scalar_of_t<detail::promote_t<A, B>>;
   return detail::primal<S>(a) <= detail::primal<S>(b);
 }
 template <class A, class B>
-requires DualPair<A, B> TESSERA_HD constexpr bool operator>(const A& a, const B& b) {
+requires DualPair<A, B> TESSERA_INLINE constexpr bool operator>(const A& a, const B& b) {
   return b < a;
 }
 template <class A, class B>
-requires DualPair<A, B> TESSERA_HD constexpr bool operator>=(const A& a, const B& b) {
+requires DualPair<A, B> TESSERA_INLINE constexpr bool operator>=(const A& a, const B& b) {
   return b <= a;
 }
 

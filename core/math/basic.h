@@ -9,7 +9,7 @@ namespace tessera::math {
 
 // condition ? a : b, part by part: the branch not taken may hold anything, NaN and inf included.
 template <class A, class B>
-TESSERA_HD constexpr auto select(bool condition, const A& a, const B& b) {
+TESSERA_INLINE constexpr auto select(bool condition, const A& a, const B& b) {
   using T = tessera::detail::promote_t<A, B>;
   if constexpr (is_dual_v<T>) {
     const T x(a), y(b);
@@ -22,7 +22,7 @@ TESSERA_HD constexpr auto select(bool condition, const A& a, const B& b) {
 
 // -1, 0 or 1; NaN stays NaN. Its derivative is 0 everywhere.
 template <class T>
-TESSERA_HD constexpr T sign(const T& x) {
+TESSERA_INLINE constexpr T sign(const T& x) {
   if constexpr (is_dual_v<T>) {
     return T(sign(x.value));
   } else {
@@ -33,7 +33,7 @@ TESSERA_HD constexpr T sign(const T& x) {
 
 // |x|; derivative 0 at 0.
 template <class T>
-TESSERA_HD constexpr T abs(const T& x) {
+TESSERA_INLINE constexpr T abs(const T& x) {
   if constexpr (is_dual_v<T>) {
     return {abs(x.value), chain(sign(x.value), x.deriv)};
   } else if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>) {
@@ -47,34 +47,34 @@ TESSERA_HD constexpr T abs(const T& x) {
 // The larger and the smaller of two; NaN if either is. At a tie the first argument is taken, and
 // with it the whole gradient: max(x, 0) has derivative 1 at 0, max(0, x) has 0.
 template <class A, class B>
-TESSERA_HD constexpr auto max(const A& a, const B& b) {
+TESSERA_INLINE constexpr auto max(const A& a, const B& b) {
   return select((a < b) | (b != b), b, a);
 }
 template <class A, class B>
-TESSERA_HD constexpr auto min(const A& a, const B& b) {
+TESSERA_INLINE constexpr auto min(const A& a, const B& b) {
   return select((b < a) | (b != b), b, a);
 }
 
 // x held between low and high; derivative 1 inside and at the bounds, 0 outside.
 template <class T, class L, class H>
-TESSERA_HD constexpr auto clamp(const T& x, const L& low, const H& high) {
+TESSERA_INLINE constexpr auto clamp(const T& x, const L& low, const H& high) {
   return select(x < low, low, select(x > high, high, x));
 }
 
 template <class T>
-TESSERA_HD constexpr T square(const T& x) {
+TESSERA_INLINE constexpr T square(const T& x) {
   return x * x;
 }
 
 // 1 / x.
 template <class T>
-TESSERA_HD constexpr T reciprocal(const T& x) {
+TESSERA_INLINE constexpr T reciprocal(const T& x) {
   return scalar_of_t<T>(1) / x;
 }
 
 // Rounding to integers: down, up, to the nearest (halves to even). Derivative 0 everywhere.
 template <class T>
-TESSERA_HD constexpr T floor(const T& x) {
+TESSERA_INLINE constexpr T floor(const T& x) {
   if constexpr (is_dual_v<T>) {
     return T(floor(x.value));
   } else {
@@ -82,7 +82,7 @@ TESSERA_HD constexpr T floor(const T& x) {
   }
 }
 template <class T>
-TESSERA_HD constexpr T ceil(const T& x) {
+TESSERA_INLINE constexpr T ceil(const T& x) {
   if constexpr (is_dual_v<T>) {
     return T(ceil(x.value));
   } else {
@@ -90,7 +90,7 @@ TESSERA_HD constexpr T ceil(const T& x) {
   }
 }
 template <class T>
-TESSERA_HD constexpr T round(const T& x) {
+TESSERA_INLINE constexpr T round(const T& x) {
   if constexpr (is_dual_v<T>) {
     return T(round(x.value));
   } else {
@@ -101,7 +101,7 @@ TESSERA_HD constexpr T round(const T& x) {
 // Square root and its reciprocal, correctly rounded (the reciprocal twice). The derivative at 0 is
 // what it is: infinite; through chain() it still leaves a constant argument alone.
 template <class T>
-TESSERA_HD constexpr T sqrt(const T& x) {
+TESSERA_INLINE constexpr T sqrt(const T& x) {
   if constexpr (is_dual_v<T>) {
     const auto y = sqrt(x.value);
     return {y, chain(scalar_of_t<T>(0.5) / y, x.deriv)};
@@ -110,7 +110,7 @@ TESSERA_HD constexpr T sqrt(const T& x) {
   }
 }
 template <class T>
-TESSERA_HD constexpr T rsqrt(const T& x) {
+TESSERA_INLINE constexpr T rsqrt(const T& x) {
   if constexpr (is_dual_v<T>) {
     const auto y = rsqrt(x.value);
     return {y, chain(scalar_of_t<T>(-0.5) * y / x.value, x.deriv)};

@@ -15,7 +15,7 @@ struct Reduced {
 };
 
 template <class T>
-TESSERA_HD constexpr Reduced<T> reduce_by_ln2(T x) {
+TESSERA_INLINE constexpr Reduced<T> reduce_by_ln2(T x) {
   using F = Format<T>;
   const T shifted = multiply_add(x, F::log2_e, F::round);
   const T n = shifted - F::round;
@@ -24,12 +24,12 @@ TESSERA_HD constexpr Reduced<T> reduce_by_ln2(T x) {
 }
 
 // e^r - 1 = r + r^2 g(r) for |r| <= ln 2 / 2, g interpolated at Chebyshev nodes.
-TESSERA_HD constexpr float expm1_reduced(float r) {
+TESSERA_INLINE constexpr float expm1_reduced(float r) {
   const float g =
       polynomial(r, 0x1p-1f, 0x1.5554dcp-3f, 0x1.555518p-5f, 0x1.120be2p-7f, 0x1.6d117cp-10f);
   return multiply_add(r * r, g, r);
 }
-TESSERA_HD constexpr double expm1_reduced(double r) {
+TESSERA_INLINE constexpr double expm1_reduced(double r) {
   const double g = polynomial(r, 0x1p-1, 0x1.5555555555557p-3, 0x1.5555555555556p-5,
                               0x1.11111111100bep-7, 0x1.6c16c16c162c3p-10, 0x1.a01a01abf85abp-13,
                               0x1.a01a01a6e1e2ap-16, 0x1.71de01fdbf9cap-19, 0x1.27e4db46cddd1p-22,
@@ -39,7 +39,7 @@ TESSERA_HD constexpr double expm1_reduced(double r) {
 
 // 2^n e^r: n is added to the exponent field. x * inf is inf for a large x and NaN for NaN.
 template <class T>
-TESSERA_HD constexpr T exp_scalar(T x) {
+TESSERA_INLINE constexpr T exp_scalar(T x) {
   using F = Format<T>;
   const auto [r, bits] = reduce_by_ln2(x);
   const T y = from_bits<T>(to_bits(T(1) + expm1_reduced(r)) + (bits << F::mantissa));
@@ -50,7 +50,7 @@ TESSERA_HD constexpr T exp_scalar(T x) {
 // 2 (s p + (s - 1/2)) with s = 2^(n-1) and p = e^r - 1: exact cancellation for n = 0, and s does
 // not overflow before the result does.
 template <class T>
-TESSERA_HD constexpr T expm1_scalar(T x) {
+TESSERA_INLINE constexpr T expm1_scalar(T x) {
   using F = Format<T>;
   const T low = x < T(-40) ? T(-40) : x;
   const auto [r, bits] = reduce_by_ln2(low > F::exp_max + T(0.25) ? F::exp_max + T(0.25) : low);
@@ -62,7 +62,7 @@ TESSERA_HD constexpr T expm1_scalar(T x) {
 
 // e^x. inf above 88.72 (709.78 in double), 0 where the result would be below the normal numbers.
 template <class T>
-TESSERA_HD constexpr T exp(const T& x) {
+TESSERA_INLINE constexpr T exp(const T& x) {
   if constexpr (is_dual_v<T>) {
     const auto y = exp(x.value);
     return {y, chain(y, x.deriv)};
@@ -73,7 +73,7 @@ TESSERA_HD constexpr T exp(const T& x) {
 
 // e^x - 1, accurate near 0.
 template <class T>
-TESSERA_HD constexpr T expm1(const T& x) {
+TESSERA_INLINE constexpr T expm1(const T& x) {
   if constexpr (is_dual_v<T>) {
     return {expm1(x.value), chain(exp(x.value), x.deriv)};
   } else {
@@ -83,7 +83,7 @@ TESSERA_HD constexpr T expm1(const T& x) {
 
 // tanh x = m / (m + 2) with m = e^2x - 1. Derivative 1 - tanh^2.
 template <class T>
-TESSERA_HD constexpr T tanh(const T& x) {
+TESSERA_INLINE constexpr T tanh(const T& x) {
   if constexpr (is_dual_v<T>) {
     const auto y = tanh(x.value);
     return {y, chain(scalar_of_t<T>(1) - y * y, x.deriv)};
@@ -95,7 +95,7 @@ TESSERA_HD constexpr T tanh(const T& x) {
 
 // 1 / (1 + e^-x). Derivative y (1 - y).
 template <class T>
-TESSERA_HD constexpr T sigmoid(const T& x) {
+TESSERA_INLINE constexpr T sigmoid(const T& x) {
   if constexpr (is_dual_v<T>) {
     const auto y = sigmoid(x.value);
     return {y, chain(y * (scalar_of_t<T>(1) - y), x.deriv)};

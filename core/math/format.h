@@ -45,17 +45,17 @@ template <class T>
 using Bits = typename Format<T>::Bits;
 
 template <class T>
-TESSERA_HD constexpr Bits<T> to_bits(T x) {
+TESSERA_INLINE constexpr Bits<T> to_bits(T x) {
   return __builtin_bit_cast(Bits<T>, x);
 }
 template <class T>
-TESSERA_HD constexpr T from_bits(Bits<T> bits) {
+TESSERA_INLINE constexpr T from_bits(Bits<T> bits) {
   return __builtin_bit_cast(T, bits);
 }
 
 // a * b + c, fused where the processor can do it in one instruction.
 template <class T>
-TESSERA_HD constexpr T multiply_add(T a, T b, T c) {
+TESSERA_INLINE constexpr T multiply_add(T a, T b, T c) {
 #if defined(__CUDACC__)
   return ::fma(a, b, c);
 #elif defined(__FMA__) || defined(__aarch64__)
@@ -71,11 +71,11 @@ TESSERA_HD constexpr T multiply_add(T a, T b, T c) {
 
 // c0 + c1 x + c2 x^2 + … by Horner's rule.
 template <class T>
-TESSERA_HD constexpr T polynomial(T, T c0) {
+TESSERA_INLINE constexpr T polynomial(T, T c0) {
   return c0;
 }
 template <class T, class... C>
-TESSERA_HD constexpr T polynomial(T x, T c0, C... higher) {
+TESSERA_INLINE constexpr T polynomial(T x, T c0, C... higher) {
   return multiply_add(x, polynomial(x, higher...), c0);
 }
 

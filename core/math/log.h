@@ -8,10 +8,10 @@ namespace tessera::math {
 namespace detail {
 
 // R(z) = 2 atanh(s) / s - 2 with z = s^2 and |s| <= 0.1716, interpolated at Chebyshev nodes.
-TESSERA_HD constexpr float log_tail(float z) {
+TESSERA_INLINE constexpr float log_tail(float z) {
   return z * polynomial(z, 0x1.555556p-1f, 0x1.9999ecp-2f, 0x1.245c28p-2f, 0x1.ddd4dap-3f);
 }
-TESSERA_HD constexpr double log_tail(double z) {
+TESSERA_INLINE constexpr double log_tail(double z) {
   return z * polynomial(z, 0x1.5555555555555p-1, 0x1.9999999999a39p-2, 0x1.2492492476a1ap-2,
                         0x1.c71c7201a55d7p-3, 0x1.745cf8e4bba1bp-3, 0x1.3b1c3c1c81c8fp-3,
                         0x1.0fbde0f4ad17bp-3, 0x1.0c0aff044a97p-3);
@@ -27,7 +27,7 @@ struct Split {
 };
 
 template <class T>
-TESSERA_HD constexpr Split<T> split_exponent(T x) {
+TESSERA_INLINE constexpr Split<T> split_exponent(T x) {
   using F = Format<T>;
   constexpr Bits<T> one = to_bits(T(1));
   constexpr Bits<T> root_half = to_bits(T(0x1.6a09e667f3bcdp-1));
@@ -41,7 +41,7 @@ TESSERA_HD constexpr Split<T> split_exponent(T x) {
 
 // e ln 2 + log(1 + f), where log(1 + f) = f - s (f - R(s^2)) and s = f / (2 + f).
 template <class T>
-TESSERA_HD constexpr T log_of_parts(T e, T f) {
+TESSERA_INLINE constexpr T log_of_parts(T e, T f) {
   using F = Format<T>;
   const T s = f / (T(2) + f);
   const T correction = multiply_add(e, F::ln2_low, s * (log_tail(s * s) - f));
@@ -50,7 +50,7 @@ TESSERA_HD constexpr T log_of_parts(T e, T f) {
 
 // The values of a logarithm outside (0, inf): inf and NaN stay, 0 gives -inf, less gives NaN.
 template <class T>
-TESSERA_HD constexpr T log_limits(T x, T y) {
+TESSERA_INLINE constexpr T log_limits(T x, T y) {
   using Limits = std::numeric_limits<T>;
   const T finite = x < Limits::infinity() ? y : x;
   const T outside = x < T(0) ? Limits::quiet_NaN() : -Limits::infinity();
@@ -58,7 +58,7 @@ TESSERA_HD constexpr T log_limits(T x, T y) {
 }
 
 template <class T>
-TESSERA_HD constexpr T log_scalar(T x) {
+TESSERA_INLINE constexpr T log_scalar(T x) {
   using F = Format<T>;
   const bool subnormal = x < std::numeric_limits<T>::min();
   const T two_mantissa = static_cast<T>(Bits<T>{1} << F::mantissa);
@@ -68,7 +68,7 @@ TESSERA_HD constexpr T log_scalar(T x) {
 
 // With u = 1 + x rounded and c its rounding error, 1 + x = 2^e (m + c / 2^e).
 template <class T>
-TESSERA_HD constexpr T log1p_scalar(T x) {
+TESSERA_INLINE constexpr T log1p_scalar(T x) {
   const T u = T(1) + x;
   const T back = u - T(1);
   const T c = (x - back) + (T(1) - (u - back));
@@ -81,7 +81,7 @@ TESSERA_HD constexpr T log1p_scalar(T x) {
 
 // Natural logarithm: -inf at 0, NaN below. Derivative 1 / x.
 template <class T>
-TESSERA_HD constexpr T log(const T& x) {
+TESSERA_INLINE constexpr T log(const T& x) {
   if constexpr (is_dual_v<T>) {
     return {log(x.value), chain(reciprocal(x.value), x.deriv)};
   } else {
@@ -91,7 +91,7 @@ TESSERA_HD constexpr T log(const T& x) {
 
 // log(1 + x), accurate near 0. Derivative 1 / (1 + x).
 template <class T>
-TESSERA_HD constexpr T log1p(const T& x) {
+TESSERA_INLINE constexpr T log1p(const T& x) {
   if constexpr (is_dual_v<T>) {
     return {log1p(x.value), chain(reciprocal(scalar_of_t<T>(1) + x.value), x.deriv)};
   } else {
@@ -101,7 +101,7 @@ TESSERA_HD constexpr T log1p(const T& x) {
 
 // log(1 + e^x) = max(x, 0) + log1p(e^-|x|). Derivative sigmoid(x).
 template <class T>
-TESSERA_HD constexpr T softplus(const T& x) {
+TESSERA_INLINE constexpr T softplus(const T& x) {
   if constexpr (is_dual_v<T>) {
     return {softplus(x.value), chain(sigmoid(x.value), x.deriv)};
   } else {
@@ -111,7 +111,7 @@ TESSERA_HD constexpr T softplus(const T& x) {
 
 // log sigmoid(x) = -softplus(-x). Derivative sigmoid(-x).
 template <class T>
-TESSERA_HD constexpr T log_sigmoid(const T& x) {
+TESSERA_INLINE constexpr T log_sigmoid(const T& x) {
   return -softplus(-x);
 }
 

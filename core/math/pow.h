@@ -8,7 +8,7 @@ namespace tessera::math {
 namespace detail {
 
 // |x|^y = e^(y log |x|) in double; a negative x wants an integer y, whose parity gives the sign.
-TESSERA_HD inline double pow_scalar(double x, double y) {
+TESSERA_INLINE double pow_scalar(double x, double y) {
   const double magnitude = exp_scalar(y * log_scalar(abs(x)));
   const double half = y * 0.5;
   const double negative = floor(half) == half ? magnitude : -magnitude;
@@ -17,7 +17,7 @@ TESSERA_HD inline double pow_scalar(double x, double y) {
   const double power = x < 0 ? signed_power : magnitude;
   return ((y == 0) | (x == 1)) ? 1.0 : power;
 }
-TESSERA_HD inline float pow_scalar(float x, float y) {
+TESSERA_INLINE float pow_scalar(float x, float y) {
   return static_cast<float>(pow_scalar(static_cast<double>(x), static_cast<double>(y)));
 }
 
@@ -27,7 +27,7 @@ TESSERA_HD inline float pow_scalar(float x, float y) {
 // else NaN; x^0 = 1. d/dx = y x^(y-1) with 0 * inf = 0, so at x = 0 it is 0 for y > 1 and for
 // y = 0, and 1 for y = 1. d/dy = x^y log x, 0 at x = 0 for y > 0.
 template <class A, class B>
-TESSERA_HD constexpr auto pow(const A& x, const B& y) {
+TESSERA_INLINE constexpr auto pow(const A& x, const B& y) {
   using T = tessera::detail::promote_t<A, B>;
   using S = scalar_of_t<T>;
   if constexpr (!is_dual_v<T>) {

@@ -10,7 +10,7 @@ namespace detail {
 // sin(x + quarter * pi/2), computed in double for both types. x = n pi/2 + r by Cody and Waite's
 // reduction with three parts of pi/2 (33 + 33 + 53 bits); the sine and cosine of r are
 // interpolated at Chebyshev nodes and n picks one and its sign.
-TESSERA_HD inline double sine(double x, uint64_t quarter) {
+TESSERA_INLINE double sine(double x, uint64_t quarter) {
   constexpr double kTwoOverPi = 0x1.45f306dc9c883p-1;
   const double shifted = multiply_add(x, kTwoOverPi, Format<double>::round);
   const double n = shifted - Format<double>::round;
@@ -37,10 +37,10 @@ TESSERA_HD inline double sine(double x, uint64_t quarter) {
 // Sine and cosine of x in radians. Up to |x| = 1e6 the error is below 2e-16 (in float, one ulp);
 // beyond, it grows like |x| 2^-53, what a half ulp of a double x makes of it; NaN from 2^50.
 template <class T>
-TESSERA_HD constexpr T cos(const T& x);
+TESSERA_INLINE constexpr T cos(const T& x);
 
 template <class T>
-TESSERA_HD constexpr T sin(const T& x) {
+TESSERA_INLINE constexpr T sin(const T& x) {
   if constexpr (is_dual_v<T>) {
     return {sin(x.value), chain(cos(x.value), x.deriv)};
   } else {
@@ -48,7 +48,7 @@ TESSERA_HD constexpr T sin(const T& x) {
   }
 }
 template <class T>
-TESSERA_HD constexpr T cos(const T& x) {
+TESSERA_INLINE constexpr T cos(const T& x) {
   if constexpr (is_dual_v<T>) {
     return {cos(x.value), chain(-sin(x.value), x.deriv)};
   } else {
