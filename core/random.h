@@ -13,7 +13,8 @@ namespace tessera {
 // Four 32-bit words from a 64-bit key and a 128-bit counter (`high`, `low`).
 std::array<uint32_t, 4> philox(uint64_t key, uint64_t high, uint64_t low);
 
-// A stream of random numbers: element i of a tensor drawn from it uses the counter (stream, i / 4).
+// A stream of random numbers. Element i of an f32 tensor drawn from it is made of one word of the
+// counter (stream, i / 4), element i of an f64 tensor of two words of (stream, i / 2).
 struct RandomKey {
   uint64_t seed = 0;
   uint64_t stream = 0;
@@ -22,15 +23,19 @@ struct RandomKey {
 // Mixes words into one; keys of streams are made of (step, layer, use) with it.
 uint64_t mix(uint64_t a, uint64_t b);
 
+// The image of i under a permutation of 0 … n − 1 that the key picks: a shuffle that needs no
+// memory (a Feistel network that walks on along its cycle until it lands below n).
+int64_t permuted_index(int64_t i, int64_t n, RandomKey key);
+
 // Sequential use of a stream, for host code (shuffling, augmentation, sampling).
 class Generator {
  public:
   explicit Generator(uint64_t seed, uint64_t stream = 0) : key_{seed, stream} {}
   uint32_t next();
-  double uniform();                      // [0, 1), 53 bits
+  double uniform();  // [0, 1), 53 bits
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
-  double normal();                       // mean 0, variance 1
-  int64_t below(int64_t n);              // uniform on 0 … n − 1, unbiased
+  double normal();           // mean 0, variance 1
+  int64_t below(int64_t n);  // uniform on 0 … n − 1, unbiased
 
  private:
   RandomKey key_;
@@ -56,8 +61,8 @@ class RandomScope {
   RandomScope(const RandomScope&) = delete;
   RandomScope& operator=(const RandomScope&) = delete;
 
-  static State state();          // of the innermost scope
-  static RandomKey next_key();   // a fresh stream
+  static State state();         // of the innermost scope
+  static RandomKey next_key();  // a fresh stream
 
  private:
   State saved_;
@@ -65,16 +70,19 @@ class RandomScope {
 
 namespace kernels {
 
-void uniform(const Tensor& x, double low, double high, RandomKey key);  // dense f32 or f64
-void normal(const Tensor& x, double mean, double stddev, RandomKey key);
-// Normal values cut (by inversion) to [mean − 2σ·…]: all lie in [low, high].
+// x is dense; f32 or f64 unless said otherwise. The values depend on the key alone.
+void uniform(const Tensor& x, double low, double high, RandomKey key);    // in [low, high)
+void normal(const Tensor& x, double mean, double stddev, RandomKey key);  // Box–Muller
+// The normal distribution (mean, stddev) conditioned on [low, high], which are values and not
+// multiples of stddev: GPT-style initialisers pass mean ± 2 stddev. By inversion of the
+// distribution function, exact far out in the tails too.
 void truncated_normal(const Tensor& x, double mean, double stddev, double low, double high,
                       RandomKey key);
 void bernoulli(const Tensor& x, double probability, RandomKey key);  // 0 or 1, any dtype
 
 }  // namespace kernels
 
-// Fresh tensors from the innermost RandomScope.
+// Fresh tensors from the innermost RandomScope: uniform on [0, 1), normal, …
 Tensor rand(const Shape& shape, DType dtype = DType::f32);
 Tensor randn(const Shape& shape, DType dtype = DType::f32);
 Tensor randint(int64_t low, int64_t high, const Shape& shape);  // i64 in [low, high)
