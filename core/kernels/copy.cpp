@@ -63,6 +63,8 @@ Tensor cast(const Tensor& x, DType dtype) {
   return result;
 }
 
-int64_t contiguous_bytes() { return copied_bytes; }
+int64_t contiguous_bytes() {
+  return copied_bytes;
+}
 
 }  // namespace tessera::kernels
