@@ -53,7 +53,7 @@ void run_blocks(const PointwiseKernel& kernel, BlockFn<T> block, const Tensor& o
   }
   const bool direct_out = out.dtype() == dtype_of<T>();
   loop.for_each_piece(kGrain, [&](const int64_t* offsets, int64_t count) {
-    alignas(kAlignment) T scratch[kernels::kMaxOperands][kBlock];
+    alignas(64) T scratch[kernels::kMaxOperands][kBlock];
     std::array<const T*, kernels::kMaxOperands> blocks{};
     for (int64_t begin = 0; begin < count; begin += kBlock) {
       const int64_t n = std::min(kBlock, count - begin);

@@ -126,7 +126,10 @@ class Walk {
     // What has arrived so far for each input moves into the sinks, so that kernels can add to it.
     std::vector<Tensor> sinks(node.edges.size());
     for (size_t i = 0; i < sinks.size(); ++i) {
-      if (node.edges[i].node && first_use(node, i)) sinks[i] = std::move(slot(node.edges[i]));
+      const Edge& edge = node.edges[i];
+      const auto found = pending_.find(edge.node.get());
+      if (found == pending_.end() || !first_use(node, i)) continue;
+      sinks[i] = std::move(found->second[static_cast<size_t>(edge.output)]);
     }
     Backward b(node, arrived, sinks, options_.create_graph);
     node.backward(b);

@@ -52,25 +52,24 @@ struct Slice {
   }
 };
 
-// The adjoint of slice: zeros with x in the sliced places.
+// The adjoint of slice: zeros with the `count` entries of x in the sliced places.
 struct EmbedSlice {
   static constexpr std::string_view name = "slice";
   Shape shape;
   int64_t dim;
   int64_t start;
   int64_t step;
+  int64_t count;
 
-  int64_t stop(int64_t count) const { return start + (count - 1) * step + (step > 0 ? 1 : -1); }
+  int64_t stop() const { return start + (count - 1) * step + (step > 0 ? 1 : -1); }
   Tensor forward(Forward&, const Tensor& x) const {
     const Tensor y = zeros(shape, {x.dtype(), x.device()});
-    const int64_t count = x.shape()[dim];
-    if (count > 0) kernels::copy(views::slice(y, dim, start, stop(count), step), x);
+    if (count > 0) kernels::copy(views::slice(y, dim, start, stop(), step), x);
     return y;
   }
-  void backward(Backward& b) const { b.add(0, pick(b.grad())); }
-  int64_t count = 0;
-  Tensor pick(const Tensor& g) const {
-    return count == 0 ? slice(g, dim, 0, 0) : apply(Slice{shape, dim, start, stop(count), step}, g);
+  void backward(Backward& b) const {
+    b.add(0, count == 0 ? slice(b.grad(), dim, 0, 0)
+                        : apply(Slice{shape, dim, start, stop(), step}, b.grad()));
   }
 };
 
