@@ -121,7 +121,7 @@ Tensor sum(const Tensor& x, const Shape& dims, bool keep_dims) {
   Tensor result = empty(kept, {compute, x.device()});
   visit_dtype(compute, [&]<class T>() {
     if constexpr (sizeof(T) >= 4) {
-      if (leading && inner >= 1 && outer == 1 && x.is_contiguous()) {
+      if (leading && outer == 1 && x.is_contiguous()) {
         sum_columns(source.data<T>(), result.data<T>(), outer, count, inner);
       } else {
         sum_rows(source.data<T>(), result.data<T>(), outer, count);
