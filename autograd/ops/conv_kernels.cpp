@@ -196,6 +196,18 @@ void input_depthwise(const ConvPlan& plan, const Sizes& s, const Tensor& y, cons
 }
 
 template <class T>
+T dot(const T* g, const T* x, int64_t n, int64_t step) {
+  T total = 0;
+  if (step == 1) {
+#pragma omp simd reduction(+ : total)
+    for (int64_t i = 0; i < n; ++i) total += g[i] * x[i];
+  } else {
+    for (int64_t i = 0; i < n; ++i) total += g[i] * x[i * step];
+  }
+  return total;
+}
+
+template <class T>
 Tensor weight_depthwise(const ConvPlan& plan, const Sizes& s, const Tensor& x, const Tensor& y,
                         const Shape& shape) {
   const Runs runs = runs_of(plan.window, 0, s.out);
@@ -210,10 +222,7 @@ Tensor weight_depthwise(const ConvPlan& plan, const Sizes& s, const Tensor& x, c
       for (const Run& run : runs.list) {
         const T* a = from + run.in;
         const T* g = grad + run.out;
-        T dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t i = 0; i < run.count; ++i) dot += g[i] * a[i * runs.step];
-        sums[static_cast<size_t>(run.tap)] += static_cast<double>(dot);
+        sums[static_cast<size_t>(run.tap)] += static_cast<double>(dot(g, a, run.count, runs.step));
       }
     }
     for (int64_t t = 0; t < s.taps; ++t) {
