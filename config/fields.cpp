@@ -89,6 +89,11 @@ Field& Field::one_of(std::initializer_list<std::string_view> values) {
   return *this;
 }
 
+Field& Field::one_of(const std::vector<std::string>& values) {
+  for (const std::string& value : values) checks.one_of.push_back(Json(value).dump());
+  return *this;
+}
+
 Field& Field::one_of(std::initializer_list<int64_t> values) {
   for (int64_t value : values) checks.one_of.push_back(std::to_string(value));
   return *this;
