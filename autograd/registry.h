@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,11 @@ struct OpSample {
   TensorFunction definition;  // optional: the same function composed of plain ops
 };
 
+struct Interval {
+  double low = 0;
+  double high = 0;
+};
+
 struct OpInfo {
   std::string name;
   std::string formula;
@@ -27,6 +33,9 @@ struct OpInfo {
   int orders = 2;      // how many times it is differentiable: 0, 1 or 2
   std::function<std::vector<OpSample>()> samples;
   std::vector<std::function<void()>> wrong_calls;  // each must throw an Error that begins with name
+  // Of a pointwise function of one tensor: where it is defined. There it is swept over extreme f32
+  // values, at which neither it nor its derivative may be NaN.
+  std::optional<Interval> domain = {};
 };
 
 class OpRegistry {
