@@ -35,10 +35,12 @@ if(TESSERA_SANITIZE)
   add_link_options(-fsanitize=${TESSERA_SANITIZE})
 endif()
 
-# Branch-free numeric code vectorises under these; -ffast-math stays off everywhere.
+# Branch-free numeric code vectorises under these; -ffast-math stays off everywhere. GCC's redundancy
+# elimination (pre) would evaluate ahead what follows from the constant side of a conditional, and
+# so tie several conditionals into control flow that no longer vectorises.
 set(TESSERA_KERNEL_FLAGS -fno-math-errno -fno-trapping-math)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  list(APPEND TESSERA_KERNEL_FLAGS -fvect-cost-model=dynamic)
+  list(APPEND TESSERA_KERNEL_FLAGS -fvect-cost-model=dynamic -fno-tree-pre)
 endif()
 
 add_library(tessera_warnings INTERFACE)

@@ -25,10 +25,8 @@ TESSERA_INLINE constexpr double erf_exponent(double x) {
 
 template <class T>
 TESSERA_INLINE constexpr T erf_scalar(T x) {
-  const T bound = T(std::is_same_v<T, float> ? 4 : 6);
-  const T a = min(abs(x), bound);
-  const T y = -expm1_scalar(-a * erf_exponent(a));
-  return x < T(0) ? -y : y;
+  const T a = min(abs(x), T(std::is_same_v<T, float> ? 4 : 6));
+  return copy_sign(expm1_nonpositive(-a * erf_exponent(a)), x);
 }
 
 }  // namespace detail

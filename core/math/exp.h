@@ -47,15 +47,27 @@ TESSERA_INLINE constexpr T exp_scalar(T x) {
   return x < F::exp_min ? T(0) : above;
 }
 
-// 2 (s p + (s - 1/2)) with s = 2^(n-1) and p = e^r - 1: exact cancellation for n = 0, and s does
-// not overflow before the result does.
+// e^x - 1 = 2 (s p + (s - 1/2)) with s = 2^(n-1) and p = e^r - 1, for |x| below the limits of exp:
+// the cancellation is exact for n = 0, and s does not overflow before the result does.
 template <class T>
-TESSERA_INLINE constexpr T expm1_scalar(T x) {
+TESSERA_INLINE constexpr T expm1_finite(T x) {
   using F = Format<T>;
-  const T low = x < T(-40) ? T(-40) : x;
-  const auto [r, bits] = reduce_by_ln2(low > F::exp_max + T(0.25) ? F::exp_max + T(0.25) : low);
+  const auto [r, bits] = reduce_by_ln2(x);
   const T s = from_bits<T>((bits + (F::bias - 1)) << F::mantissa);
   return T(2) * multiply_add(s, expm1_reduced(r), s - T(0.5));
+}
+
+// For x <= 0, and without the bound above.
+template <class T>
+TESSERA_INLINE constexpr T expm1_nonpositive(T x) {
+  const T y = expm1_finite(x);
+  return x < T(-40) ? T(-1) : y;
+}
+
+template <class T>
+TESSERA_INLINE constexpr T expm1_scalar(T x) {
+  const T y = expm1_nonpositive(x);
+  return x <= Format<T>::exp_max ? y : x * std::numeric_limits<T>::infinity();
 }
 
 }  // namespace detail
@@ -81,15 +93,15 @@ TESSERA_INLINE constexpr T expm1(const T& x) {
   }
 }
 
-// tanh x = m / (m + 2) with m = e^2x - 1. Derivative 1 - tanh^2.
+// tanh |x| = -m / (m + 2) with m = e^(-2|x|) - 1. Derivative 1 - tanh^2.
 template <class T>
 TESSERA_INLINE constexpr T tanh(const T& x) {
   if constexpr (is_dual_v<T>) {
     const auto y = tanh(x.value);
     return {y, chain(scalar_of_t<T>(1) - y * y, x.deriv)};
   } else {
-    const T m = detail::expm1_scalar(T(2) * clamp(x, T(-20), T(20)));
-    return m / (m + T(2));
+    const T m = detail::expm1_nonpositive(T(-2) * abs(x));
+    return detail::copy_sign(m / (m + T(2)), x);
   }
 }
 

@@ -53,6 +53,13 @@ TESSERA_INLINE constexpr T from_bits(Bits<T> bits) {
   return __builtin_bit_cast(T, bits);
 }
 
+// The magnitude of y with the sign of x.
+template <class T>
+TESSERA_INLINE constexpr T copy_sign(T y, T x) {
+  constexpr Bits<T> sign = Bits<T>{1} << (8 * sizeof(T) - 1);
+  return from_bits<T>((to_bits(y) & ~sign) | (to_bits(x) & sign));
+}
+
 // a * b + c, fused where the processor can do it in one instruction.
 template <class T>
 TESSERA_INLINE constexpr T multiply_add(T a, T b, T c) {
