@@ -26,7 +26,7 @@ elseif(NOT TESSERA_CUDA_SOURCES)
 else()
   message(STATUS "CUDA: building with ${TESSERA_NVCC}")
   set(CMAKE_CUDA_COMPILER ${TESSERA_NVCC})
-  set(CMAKE_CUDA_STANDARD 20)
+  add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)  # CMake 3.25 knows no CUDA20
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 80 90)
   endif()
