@@ -26,9 +26,11 @@ elseif(NOT TESSERA_CUDA_SOURCES)
 else()
   message(STATUS "CUDA: building with ${TESSERA_NVCC}")
   set(CMAKE_CUDA_COMPILER ${TESSERA_NVCC})
-  add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)  # CMake 3.25 knows no CUDA20
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 80 90)
   endif()
   enable_language(CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nvcc has C++20
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  endif()
 endif()
