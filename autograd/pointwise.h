@@ -61,9 +61,10 @@ constexpr bool is_integral_functor = requires {
   requires F::integral;
 };
 
+// Flatten inlines a functor and all that it calls: the loop vectorises only then.
 template <class F, class T, size_t... I>
-void forward_block(const void* functor, const T* const* in, T* out, int64_t n,
-                   std::index_sequence<I...>) {
+[[gnu::flatten]] void forward_block(const void* functor, const T* const* in, T* out, int64_t n,
+                                    std::index_sequence<I...>) {
   const F f = *static_cast<const F*>(functor);
   const std::array<const T*, sizeof...(I)> x = {in[I]...};
 #pragma omp simd
@@ -72,8 +73,8 @@ void forward_block(const void* functor, const T* const* in, T* out, int64_t n,
 
 // out = g · ∂f/∂x_K; the gradient g comes first among the inputs.
 template <class F, class T, size_t K, size_t... I>
-void backward_block(const void* functor, const T* const* in, T* out, int64_t n,
-                    std::index_sequence<I...>) {
+[[gnu::flatten]] void backward_block(const void* functor, const T* const* in, T* out, int64_t n,
+                                     std::index_sequence<I...>) {
   const F f = *static_cast<const F*>(functor);
   const T* g = in[0];
   const std::array<const T*, sizeof...(I)> x = {in[I + 1]...};
