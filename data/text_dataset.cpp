@@ -1,0 +1,73 @@
+#include <algorithm>
+
+#include "tessera/config/registry.h"
+#include "tessera/data/gzip.h"
+#include "tessera/data/token_windows.h"
+
+namespace tessera {
+
+namespace {
+
+struct TextConfig {
+  std::string path = "tiny_shakespeare/input.txt";
+  std::string test_path;
+  Choice<Tokenizer> tokenizer{"char"};
+  int64_t context = 64;
+  double train_fraction = 0.9;
+  TESSERA_FIELDS(f)
+  {
+    f("path", path,
+      "a text file, or a folder whose *.txt files are joined in order of their names");
+    f("test_path", test_path, "text of the test split; empty: the validation text");
+    f("tokenizer", tokenizer, "how text becomes tokens");
+    f("context", context, "tokens in a window").min(1);
+    f("train_fraction", train_fraction, "the first part trains, the rest validates")
+        .min(0.01)
+        .max(0.99);
+  }
+};
+
+std::string read_text(const std::filesystem::path& path) {
+  if (!std::filesystem::is_directory(path)) return read_maybe_gzip(path);
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    if (entry.path().extension() == ".txt") files.push_back(entry.path());
+  }
+  check(!files.empty(), "data.path: no *.txt file in {}", path.string());
+  std::sort(files.begin(), files.end());
+  std::string text;
+  for (const auto& file : files) text += read_bytes(file);
+  return text;
+}
+
+Corpus load_corpus(const TextConfig& config, const DataContext& context) {
+  const std::string text = read_text(find_data(config.path, context, "data.path"));
+  std::string test;
+  if (!config.test_path.empty()) {
+    test = read_text(find_data(config.test_path, context, "data.test_path"));
+  }
+  auto tokenizer = config.tokenizer.build();
+  tokenizer->learn(text);
+  if (!test.empty()) tokenizer->learn(test);
+  TokenStream all(tokenizer->vocabulary());
+  all.append(tokenizer->encode(text));
+  const auto cut = static_cast<int64_t>(static_cast<double>(all.size()) * config.train_fraction);
+  TokenStream validation = all.slice(cut, all.size());
+  TokenStream held_out = validation;
+  if (!config.test_path.empty()) {
+    held_out = TokenStream(tokenizer->vocabulary());
+    held_out.append(tokenizer->encode(test));
+  }
+  return {std::move(tokenizer), all.slice(0, cut), std::move(validation), std::move(held_out)};
+}
+
+struct TextDataset : WindowDataset {
+  using Config = TextConfig;
+  TextDataset(const Config& c, const DataContext& context)
+      : WindowDataset("data.text", load_corpus(c, context), c.context) {}
+};
+TESSERA_REGISTER(Dataset, TextDataset, "text", "Windows of one long text", "any text file");
+
+}  // namespace
+
+}  // namespace tessera

@@ -1,0 +1,78 @@
+// Tokenizers turn text into ids and back.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tessera/config/registry.h"
+#include "tessera/data/utf8.h"
+
+namespace tessera {
+
+struct Tokenizer {
+  static constexpr const char* kKind = "tokenizer";
+  using Build = std::unique_ptr<Tokenizer>();
+
+  virtual ~Tokenizer() = default;
+  virtual int64_t vocabulary() const = 0;
+  // Throws Error for what the vocabulary cannot express, naming it and its byte offset.
+  virtual std::vector<int64_t> encode(std::string_view text) const = 0;
+  // The bytes of the ids; throws Error for an id outside the vocabulary. Bytes of one character may
+  // come from several ids: show them through a Utf8Stream.
+  virtual std::string decode(std::span<const int64_t> ids) const = 0;
+  // Learns the vocabulary from a dataset's text. Nothing to do by default.
+  virtual void learn(std::string_view /*text*/) {}
+  // The config that builds this tokenizer as it is now, with all it learned.
+  virtual Json state() const = 0;
+};
+
+// Bytes as they are: 256 ids.
+class ByteTokenizer : public Tokenizer {
+ public:
+  struct Config {
+    TESSERA_FIELDS(f)
+    { (void)f; }
+  };
+  ByteTokenizer() = default;
+  explicit ByteTokenizer(const Config&) {}
+  int64_t vocabulary() const override { return 256; }
+  std::vector<int64_t> encode(std::string_view text) const override;
+  std::string decode(std::span<const int64_t> ids) const override;
+  Json state() const override;
+};
+
+// The distinct characters (code points) of the text, ids in ascending order; a byte of invalid
+// UTF-8 is a character of its own behind all code points, so every text makes the round trip.
+class CharTokenizer : public Tokenizer {
+ public:
+  struct Config {
+    std::vector<int64_t> alphabet;
+    TESSERA_FIELDS(f)
+    {
+      f("alphabet", alphabet,
+        "ascending code points (1114112 + b: the byte b of invalid UTF-8); empty: learned from the "
+        "text")
+          .min(0)
+          .max(kSymbols - 1);
+    }
+  };
+  CharTokenizer() = default;
+  explicit CharTokenizer(const Config& config);  // throws Error for numbers that do not ascend
+  int64_t vocabulary() const override { return static_cast<int64_t>(alphabet_.size()); }
+  std::vector<int64_t> encode(std::string_view text) const override;
+  std::string decode(std::span<const int64_t> ids) const override;
+  void learn(std::string_view text) override;  // adds to the alphabet, unless the config gave one
+  Json state() const override;
+
+ private:
+  void set_alphabet(std::u32string alphabet);
+  bool fixed_ = false;
+  std::u32string alphabet_;   // ascending symbols of utf8.h
+  std::vector<int32_t> ids_;  // by symbol, −1 where unknown
+};
+
+}  // namespace tessera
