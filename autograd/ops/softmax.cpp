@@ -3,10 +3,10 @@
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/elementwise.h"
 #include "tessera/autograd/ops/softmax_rows.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/ops/view.h"
-#include "tessera/autograd/pointwise.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
@@ -133,30 +133,14 @@ struct LogSoftmax {
   }
 };
 
-struct Exponential {
-  static constexpr std::string_view name = "exp";
-  template <class T>
-  T operator()(T x) const {
-    return math::exp(x);
-  }
-};
-
-struct Logarithm {
-  static constexpr std::string_view name = "log";
-  template <class T>
-  T operator()(T x) const {
-    return math::log(x);
-  }
-};
-
 using Along = Tensor (*)(const Tensor&, int64_t);
 
 Tensor plain_softmax(const Tensor& x, int64_t dim) {
-  const Tensor e = pointwise(Exponential{}, x);
+  const Tensor e = exp(x);
   return e / sum(e, {dim}, true);
 }
 Tensor plain_log_softmax(const Tensor& x, int64_t dim) {
-  return x - pointwise(Logarithm{}, sum(pointwise(Exponential{}, x), {dim}, true));
+  return x - log(sum(exp(x), {dim}, true));
 }
 
 OpSample sample(std::string label, const Tensor& x, int64_t dim, Along op, Along plain) {
