@@ -1,0 +1,27 @@
+// Rotary positions: pairs of channels turned by angles that grow with the position.
+#pragma once
+
+#include <string>
+
+#include "tessera/core/tensor.h"
+
+namespace tessera {
+
+struct RotaryOptions {
+  double base = 10000;
+  bool interleaved = false;      // pairs (2i, 2i + 1) instead of (i, i + D/2)
+  int64_t rotary_dim = 0;        // only the first so many channels turn; 0: all
+  std::string scaling = "none";  // "linear": positions / factor; "llama3": by wavelength
+  double factor = 1;             // how much longer the context became
+  double low = 1;                // llama3: wavelengths above original_context / low are divided
+  double high = 4;               // llama3: wavelengths below original_context / high are kept
+  int64_t original_context = 8192;
+};
+
+// (x_i, x_{i+D/2}) turned by the angle position · θ_i, θ_i = base^(−2i/D), for x (…, T, D) and
+// integer positions (T) or broadcast to (…, T) (Su et al. 2021, "RoFormer"). Angles are computed in
+// f64. x may be strided; the result is dense. Throws on an odd D and on unknown scalings.
+// Differentiable any number of times.
+Tensor rotary(const Tensor& x, const Tensor& positions, const RotaryOptions& options = {});
+
+}  // namespace tessera
