@@ -185,6 +185,14 @@ std::array<uint32_t, 4> philox(uint64_t key, uint64_t high, uint64_t low) {
   return c;
 }
 
+void philox_words(RandomKey key, uint64_t first, std::span<uint32_t> words) {
+  Words batch;
+  for (size_t begin = 0; begin < words.size(); begin += batch.size()) {
+    philox_batch(key, first + begin / 4, batch);
+    std::copy_n(batch.begin(), std::min(batch.size(), words.size() - begin), words.begin() + begin);
+  }
+}
+
 uint64_t mix(uint64_t a, uint64_t b) {
   return scramble(scramble(a + 0x9E3779B97F4A7C15u) + b);
 }

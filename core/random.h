@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "tessera/core/tensor.h"
 
@@ -19,6 +20,9 @@ struct RandomKey {
   uint64_t seed = 0;
   uint64_t stream = 0;
 };
+
+// The words of the counters (stream, first), (stream, first + 1), …, four of each: vectorised.
+void philox_words(RandomKey key, uint64_t first, std::span<uint32_t> words);
 
 // Mixes words into one; keys of streams are made of (step, layer, use) with it.
 uint64_t mix(uint64_t a, uint64_t b);
