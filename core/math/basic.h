@@ -11,11 +11,10 @@ namespace tessera::math {
 template <class A, class B>
 TESSERA_INLINE constexpr auto select(bool condition, const A& a, const B& b) {
   using T = tessera::detail::promote_t<A, B>;
+  const T x = static_cast<T>(a), y = static_cast<T>(b);
   if constexpr (is_dual_v<T>) {
-    const T x(a), y(b);
     return T(select(condition, x.value, y.value), select(condition, x.deriv, y.deriv));
   } else {
-    const T x = static_cast<T>(a), y = static_cast<T>(b);
     return condition ? x : y;
   }
 }
@@ -48,17 +47,23 @@ TESSERA_INLINE constexpr T abs(const T& x) {
 // with it the whole gradient: max(x, 0) has derivative 1 at 0, max(0, x) has 0.
 template <class A, class B>
 TESSERA_INLINE constexpr auto max(const A& a, const B& b) {
-  return select((a < b) | (b != b), b, a);
+  using T = tessera::detail::promote_t<A, B>;
+  const T x = static_cast<T>(a), y = static_cast<T>(b);
+  return select((x < y) | (y != y), y, x);
 }
 template <class A, class B>
 TESSERA_INLINE constexpr auto min(const A& a, const B& b) {
-  return select((b < a) | (b != b), b, a);
+  using T = tessera::detail::promote_t<A, B>;
+  const T x = static_cast<T>(a), y = static_cast<T>(b);
+  return select((y < x) | (y != y), y, x);
 }
 
 // x held between low and high; derivative 1 inside and at the bounds, 0 outside.
 template <class T, class L, class H>
 TESSERA_INLINE constexpr auto clamp(const T& x, const L& low, const H& high) {
-  return select(x < low, low, select(x > high, high, x));
+  using R = tessera::detail::promote_t<T, tessera::detail::promote_t<L, H>>;
+  const R l = static_cast<R>(low), h = static_cast<R>(high), y = static_cast<R>(x);
+  return select(y < l, l, select(y > h, h, y));
 }
 
 template <class T>
