@@ -4,13 +4,14 @@
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/ops/elementwise.h"
+#include "tessera/autograd/ops/indexing.h"
 #include "tessera/autograd/ops/rows.h"
+#include "tessera/autograd/ops/softmax_rows.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
-#include "tessera/core/math.h"
 
 namespace tessera {
 namespace {
@@ -25,8 +26,8 @@ Tensor reduce_rows(const Tensor& x, const Fn& fn) {
   const T* in = from.data<T>();
   T* out = y.data<T>();
   const int64_t n = x.size(1);
-  detail::for_each_row(x.size(0), n,
-                       [&](int64_t r) { out[r] = static_cast<T>(fn(in + r * n, n)); });
+  detail::parallel_rows(x.size(0), n,
+                        [&](int64_t r) { out[r] = static_cast<T>(fn(in + r * n, n)); });
   return y;
 }
 
@@ -38,7 +39,7 @@ Tensor spread_rows(const Tensor& x, const Fn& fn) {
   const T* in = from.data<T>();
   T* out = gx.data<T>();
   const int64_t n = x.size(1);
-  detail::for_each_row(x.size(0), n, [&](int64_t r) { fn(in + r * n, out + r * n, r); });
+  detail::parallel_rows(x.size(0), n, [&](int64_t r) { fn(in + r * n, out + r * n, r); });
   return gx;
 }
 
@@ -110,21 +111,12 @@ struct Variance {
 struct LogSumExp {
   static constexpr std::string_view name = "logsumexp";
 
+  // NaN without a NaN among x is what ∞ − ∞ gives.
   template <class T>
-  static T row_value(const T* x, int64_t n) {
-    T top = -std::numeric_limits<T>::infinity();
-#pragma omp simd reduction(max : top)
-    for (int64_t i = 0; i < n; ++i) top = x[i] > top ? x[i] : top;
-    if (!std::isfinite(top)) top = 0;
-    double total = 0;  // of blocks summed in T
-    for (int64_t begin = 0; begin < n; begin += 1024) {
-      const int64_t end = std::min(n, begin + 1024);
-      T block = 0;
-#pragma omp simd reduction(+ : block)
-      for (int64_t i = begin; i < end; ++i) block += math::exp(x[i] - top);
-      total += static_cast<double>(block);
-    }
-    return static_cast<T>(static_cast<double>(top) + std::log(total));
+  static double row_value(const T* x, int64_t n) {
+    const double y = detail::row_logsumexp(x, n);
+    if (!std::isnan(y) || std::any_of(x, x + n, detail::is_nan<T>)) return y;
+    return std::numeric_limits<double>::infinity();
   }
 
   Tensor forward(Forward& f, const Tensor& x) const {
@@ -140,9 +132,9 @@ struct LogSumExp {
     const Tensor x = b.saved(0);
     const Tensor y = b.saved(1);
     if (b.recording()) {
-      const Tensor usual = logical_or(isfinite(y), isnan(y));
-      const Tensor column = unsqueeze(masked_fill(y, logical_not(usual), 0), 1);
-      const Tensor share = masked_fill(exp(x - column), unsqueeze(logical_not(usual), 1), 0);
+      const Tensor infinite = unsqueeze(eq(abs(y), INFINITY), 1);
+      const Tensor log_share = masked_fill(x - unsqueeze(y, 1), infinite, 0);
+      const Tensor share = masked_fill(exp(log_share), infinite, 0);
       b.add(0, unsqueeze(b.grad(), 1) * share);
       return;
     }
@@ -199,7 +191,7 @@ Tensor best_rows(const Tensor& x, bool largest, std::string_view op) {
   int64_t* out = index.data<int64_t>();
   detail::visit_comparable(x.dtype(), [&]<class T>() {
     const T* in = from.data<T>();
-    detail::for_each_row(x.size(0), n, [&](int64_t r) {
+    detail::parallel_rows(x.size(0), n, [&](int64_t r) {
       const T* row = in + r * n;
       int64_t best = 0;
       for (int64_t i = 1; i < n; ++i) {
@@ -216,7 +208,7 @@ ValuesIndices extremum(const Tensor& x, const Shape& dims, bool keep_dims, bool 
                        std::string_view op) {
   const RowView view(x, dims, op);
   const Tensor index = best_rows(view.matrix(), largest, op);
-  const Tensor values = detail::pick(view.matrix(), unsqueeze(index, 1));
+  const Tensor values = gather(view.matrix(), 1, unsqueeze(index, 1));
   return {view.reduced(values, keep_dims), view.reduced(index, keep_dims)};
 }
 

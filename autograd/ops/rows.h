@@ -4,7 +4,6 @@
 
 #include <cmath>
 
-#include "tessera/core/parallel.h"
 #include "tessera/core/tensor.h"
 
 namespace tessera::detail {
@@ -38,20 +37,6 @@ RowView rows_along(const Tensor& x, int64_t dim, std::string_view op);
 
 // Integers and halves as f32; differentiable.
 Tensor as_floating(const Tensor& x);
-
-// y[r, k] = x[r, index[r, k]] for x (R, N) and i64 index (R, K); differentiable any number of
-// times.
-Tensor pick(const Tensor& x, const Tensor& index);
-
-// fn(row) for every row, in parallel; `size` estimates the work of one.
-template <class Fn>
-void for_each_row(int64_t rows, int64_t size, const Fn& fn) {
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, size));
-  parallel_for((rows + grain - 1) / grain, rows * size, [&](int64_t piece) {
-    const int64_t last = std::min(rows, (piece + 1) * grain);
-    for (int64_t r = piece * grain; r < last; ++r) fn(r);
-  });
-}
 
 // fn<T>() for the dtypes whose elements can be compared in place: all but the halves.
 template <class Fn>

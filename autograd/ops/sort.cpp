@@ -1,0 +1,220 @@
+#include "tessera/autograd/ops/sort.h"
+
+#include <numeric>
+
+#include "tessera/autograd/ops/arguments.h"
+#include "tessera/autograd/ops/indexing.h"
+#include "tessera/autograd/ops/rows.h"
+#include "tessera/autograd/ops/softmax_rows.h"
+#include "tessera/autograd/registry.h"
+#include "tessera/autograd/tape.h"
+#include "tessera/core/create.h"
+#include "tessera/core/kernels/copy.h"
+
+namespace tessera {
+namespace {
+
+using detail::RowView;
+
+// The order of a row's entries as an order of their indices; no two are equal.
+template <class T>
+struct Before {
+  const T* row;
+  bool descending;
+  bool operator()(int64_t a, int64_t b) const {
+    const bool above = detail::greater(row[a], row[b]);
+    const bool below = detail::greater(row[b], row[a]);
+    return above == below ? a < b : above == descending;
+  }
+};
+
+// Indices (R, k) of the first k entries of every row in that order, from `place`.
+template <class T, class Place>
+void order_row(const T* row, int64_t n, bool descending, const Place& place) {
+  thread_local std::vector<int64_t> scratch;
+  scratch.resize(static_cast<size_t>(n));
+  std::iota(scratch.begin(), scratch.end(), int64_t{0});
+  place(scratch, Before<T>{row, descending});
+}
+
+// Indices (R, count) of what `place(indices, before)` leaves at [first, first + count).
+template <class Place>
+Tensor order_rows(const Tensor& x, int64_t first, int64_t count, bool descending,
+                  const Place& place) {
+  const Tensor from = kernels::contiguous(x.detach());
+  const Tensor index = empty({x.size(0), count}, {DType::i64, x.device()});
+  const int64_t n = x.size(1);
+  int64_t* out = index.data<int64_t>();
+  detail::visit_comparable(x.dtype(), [&]<class T>() {
+    const T* in = from.data<T>();
+    detail::parallel_rows(x.size(0), 8 * n, [&](int64_t r) {
+      order_row(in + r * n, n, descending, [&](std::vector<int64_t>& indices, const auto& before) {
+        place(indices, before);
+        std::copy_n(indices.begin() + first, count, out + r * count);
+      });
+    });
+  });
+  return index;
+}
+
+Tensor sorted_rows(const Tensor& x, int64_t k, bool descending) {
+  return order_rows(x, 0, k, descending, [k](std::vector<int64_t>& indices, const auto& before) {
+    // A heap of k is the quickest for a few, selection for many.
+    const auto middle = indices.begin() + k;
+    if (16 * k < static_cast<int64_t>(indices.size())) {
+      std::partial_sort(indices.begin(), middle, indices.end(), before);
+      return;
+    }
+    if (middle != indices.end()) std::nth_element(indices.begin(), middle, indices.end(), before);
+    std::sort(indices.begin(), middle, before);
+  });
+}
+
+ValuesIndices take(const RowView& view, const Tensor& index) {
+  return {view.along(gather(view.matrix(), 1, index)), view.along(index)};
+}
+
+using Selection = std::function<Tensor(const Tensor&)>;
+
+std::vector<OpSample> value_samples(const Selection& f) {
+  const TensorFunction run = [f](const TensorList& x) { return TensorList{f(x[0])}; };
+  return {{"(2, 3, 4)", {samples::normal({2, 3, 4})}, run, {}},
+          {"strided", {samples::strided(samples::normal({3, 5}, 1))}, run, {}},
+          {"size 1", {samples::normal({2, 1}, 2)}, run, {}},
+          {"no rows", {samples::normal({0, 3})}, run, {}}};
+}
+
+OpInfo value_row(const char* name, const char* formula, const Selection& f,
+                 std::vector<std::function<void()>> wrong_calls, int orders = 2) {
+  return {.name = name,
+          .formula = formula,
+          .source = "",
+          .orders = orders,
+          .samples = [=] { return value_samples(f); },
+          .wrong_calls = std::move(wrong_calls)};
+}
+
+const RegisterOp topk_row{
+    value_row("topk", "the k greatest entries along dim, descending, and their indices",
+              [](const Tensor& x) { return topk(x, std::min<int64_t>(2, x.size(-1))).values; },
+              {[] { topk(samples::normal({3}), 4); }, [] { topk(samples::normal({3}), -1); },
+               [] { topk(samples::normal({3}), 1, 1); }, [] { topk(samples::normal({}), 1); }})};
+const RegisterOp sort_row{value_row("sort",
+                                    "the entries along dim in ascending order, and their indices",
+                                    [](const Tensor& x) { return sort(x, -2, true).values; },
+                                    {[] { sort(samples::normal({3}), 1); }})};
+const RegisterOp argsort_row{value_row(
+    "argsort", "indices that sort x along dim", [](const Tensor& x) { return argsort(x); },
+    {[] { argsort(samples::normal({3}), 1); }}, 0)};
+const RegisterOp kth_row{value_row(
+    "kth_value", "the k-th least entry along dim, and its index",
+    [](const Tensor& x) { return kth_value(x, std::min<int64_t>(2, x.size(-1))).values; },
+    {[] { kth_value(samples::normal({3}), 0); }, [] { kth_value(samples::normal({3}), 4); }})};
+
+// Rows of ops on integers.
+OpInfo integer_row(const char* name, const char* formula, const Selection& f,
+                   std::vector<std::function<void()>> wrong_calls) {
+  return {.name = name,
+          .formula = formula,
+          .source = "",
+          .orders = 0,
+          .samples =
+              [f] {
+                const TensorFunction run = [f](const TensorList& x) { return TensorList{f(x[0])}; };
+                return std::vector<OpSample>{{"(2, 5)", {samples::integers({2, 5}, 0, 4)}, run, {}},
+                                             {"size 0", {samples::integers({0}, 0, 4)}, run, {}}};
+              },
+          .wrong_calls = std::move(wrong_calls)};
+}
+
+const RegisterOp one_hot_row{integer_row(
+    "one_hot", "y[…, c] = 1 where ids = c, else 0", [](const Tensor& x) { return one_hot(x, 4); },
+    {[] { one_hot(samples::integers({3}, 4, 5), 4); }, [] { one_hot(samples::normal({3}), 4); },
+     [] { one_hot(samples::integers({3}, 0, 1), -1); }})};
+const RegisterOp bincount_row{integer_row(
+    "bincount", "y[c] = how often c occurs", [](const Tensor& x) { return bincount(x, 2); },
+    {[] { bincount(samples::integers({3}, -2, -1)); }, [] { bincount(samples::normal({3})); },
+     [] { bincount(samples::integers({3}, 0, 1), -1); }})};
+const RegisterOp unique_row{integer_row("unique", "the distinct entries in ascending order",
+                                        [](const Tensor& x) { return unique(x).values; },
+                                        {[] { unique(samples::normal({3})); }})};
+
+}  // namespace
+
+ValuesIndices topk(const Tensor& x, int64_t k, int64_t dim, bool largest) {
+  const RowView view = detail::rows_along(x, dim, "topk");
+  check(k >= 0 && k <= view.size(), "topk: k = {} of the {} entries along dimension {} of {}", k,
+        view.size(), dim, x.shape());
+  return take(view, sorted_rows(view.matrix(), k, largest));
+}
+
+ValuesIndices sort(const Tensor& x, int64_t dim, bool descending) {
+  const RowView view = detail::rows_along(x, dim, "sort");
+  return take(view, sorted_rows(view.matrix(), view.size(), descending));
+}
+
+Tensor argsort(const Tensor& x, int64_t dim, bool descending) {
+  NoGrad off;
+  const RowView view = detail::rows_along(x, dim, "argsort");
+  return view.along(sorted_rows(view.matrix(), view.size(), descending));
+}
+
+ValuesIndices kth_value(const Tensor& x, int64_t k, int64_t dim, bool keep_dims) {
+  const RowView view = detail::rows_along(x, dim, "kth_value");
+  check(k >= 1 && k <= view.size(),
+        "kth_value: k = {} is not in 1 … {}, the size of dimension {} of {}", k, view.size(), dim,
+        x.shape());
+  const Tensor index =
+      order_rows(view.matrix(), k - 1, 1, false, [k](auto& indices, const auto& before) {
+        std::nth_element(indices.begin(), indices.begin() + (k - 1), indices.end(), before);
+      });
+  return {view.reduced(gather(view.matrix(), 1, index), keep_dims), view.reduced(index, keep_dims)};
+}
+
+Tensor one_hot(const Tensor& ids, int64_t classes, DType dtype) {
+  check(classes >= 0, "one_hot: {} classes", classes);
+  const Tensor dense = detail::checked_ids("one_hot", "id", ids, classes);
+  Shape shape = ids.shape();
+  shape.push_back(classes);
+  const Tensor y = zeros(shape, {dtype, ids.device()});
+  const int64_t* id = dense.data<int64_t>();
+  visit_dtype(dtype, [&]<class T>() {
+    T* out = y.data<T>();
+    for (int64_t i = 0; i < dense.numel(); ++i) out[i * classes + id[i]] = convert<T>(1);
+  });
+  return y;
+}
+
+Tensor bincount(const Tensor& ids, int64_t min_length) {
+  check(min_length >= 0, "bincount: min_length {} is negative", min_length);
+  const Tensor dense = detail::checked_ids("bincount", "id", ids, INT64_MAX);
+  const int64_t* id = dense.data<int64_t>();
+  int64_t length = min_length;
+  for (int64_t i = 0; i < dense.numel(); ++i) length = std::max(length, id[i] + 1);
+  const Tensor counts = zeros({length}, {DType::i64, ids.device()});
+  int64_t* count = counts.data<int64_t>();
+  for (int64_t i = 0; i < dense.numel(); ++i) ++count[id[i]];
+  return counts;
+}
+
+Unique unique(const Tensor& x) {
+  check(is_integral(x.dtype()), "unique: wants integers, got {} of shape {}", x.dtype(), x.shape());
+  const Tensor dense = kernels::contiguous(kernels::cast(x, DType::i64));
+  const std::vector<int64_t> all = dense.to_vector<int64_t>();
+  std::vector<int64_t> values = all;
+  std::sort(values.begin(), values.end());
+  values.erase(std::unique(values.begin(), values.end()), values.end());
+  std::vector<int64_t> counts(values.size());
+  const Tensor inverse = empty_like(dense);
+  int64_t* place = inverse.data<int64_t>();
+  for (int64_t i = 0; i < dense.numel(); ++i) {
+    const auto found = std::lower_bound(values.begin(), values.end(), all[static_cast<size_t>(i)]);
+    place[i] = found - values.begin();
+    ++counts[static_cast<size_t>(place[i])];
+  }
+  const Shape shape = {static_cast<int64_t>(values.size())};
+  return {kernels::cast(from_values(values, shape), x.dtype()), inverse,
+          from_values(counts, shape)};
+}
+
+}  // namespace tessera
