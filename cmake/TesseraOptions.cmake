@@ -51,5 +51,9 @@ if(TESSERA_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC sees uninitialised values in the instrumented code of its own headers.
   list(APPEND warnings -Wno-maybe-uninitialized)
 endif()
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  # Numeric code joins conditions with | and & on purpose: no branches.
+  list(APPEND warnings -Wno-bitwise-instead-of-logical)
+endif()
 add_library(tessera_warnings INTERFACE)
 target_compile_options(tessera_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${warnings}>)

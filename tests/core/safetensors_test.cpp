@@ -110,8 +110,9 @@ TEST_CASE("tensors of every element type come back from a file") {
   CHECK(file.names().size() == tensors.size());
   CHECK_FALSE(file.contains("other"));
   CHECK_FALSE(file.contains("__metadata__"));
-  for (const auto& [name, tensor] : tensors) {
-    CAPTURE(name);
+  for (const auto& named : tensors) {
+    const auto& [name, tensor] = named;
+    CAPTURE(named.first);
     REQUIRE(file.contains(name));
     const Tensor read = file.get(name);
     CHECK(read.dtype() == tensor.dtype());
