@@ -8,9 +8,24 @@
 
 namespace tessera {
 
+namespace {
+
+// Throws when the elements, or the strides of a shape with a size 0, cannot be counted.
+int64_t bytes_for(const Shape& shape, DType dtype) {
+  int64_t bytes = size_of(dtype);
+  bool overflow = false;
+  for (int64_t size : shape) {
+    check(size >= 0, "empty: negative size in shape {}", shape);
+    overflow |= __builtin_mul_overflow(bytes, std::max<int64_t>(size, 1), &bytes);
+  }
+  check(!overflow, "empty: shape {} has too many elements", shape);
+  return shape.numel() == 0 ? 0 : bytes;
+}
+
+}  // namespace
+
 Tensor empty(const Shape& shape, Options options) {
-  for (int64_t size : shape) check(size >= 0, "empty: negative size in shape {}", shape);
-  const int64_t bytes = shape.numel() * size_of(options.dtype);
+  const int64_t bytes = bytes_for(shape, options.dtype);
   return Tensor(std::make_shared<Storage>(bytes, options.device), shape, contiguous_strides(shape),
                 0, options.dtype);
 }
@@ -21,12 +36,24 @@ Tensor full(const Shape& shape, double value, Options options) {
   return result;
 }
 
-Tensor zeros(const Shape& shape, Options options) { return full(shape, 0, options); }
-Tensor ones(const Shape& shape, Options options) { return full(shape, 1, options); }
-Tensor scalar(double value, Options options) { return full({}, value, options); }
-Tensor empty_like(const Tensor& x) { return empty(x.shape(), {x.dtype(), x.device()}); }
-Tensor zeros_like(const Tensor& x) { return zeros(x.shape(), {x.dtype(), x.device()}); }
-Tensor ones_like(const Tensor& x) { return ones(x.shape(), {x.dtype(), x.device()}); }
+Tensor zeros(const Shape& shape, Options options) {
+  return full(shape, 0, options);
+}
+Tensor ones(const Shape& shape, Options options) {
+  return full(shape, 1, options);
+}
+Tensor scalar(double value, Options options) {
+  return full({}, value, options);
+}
+Tensor empty_like(const Tensor& x) {
+  return empty(x.shape(), {x.dtype(), x.device()});
+}
+Tensor zeros_like(const Tensor& x) {
+  return zeros(x.shape(), {x.dtype(), x.device()});
+}
+Tensor ones_like(const Tensor& x) {
+  return ones(x.shape(), {x.dtype(), x.device()});
+}
 
 Tensor eye(int64_t n, Options options) {
   Tensor result = zeros({n, n}, options);
@@ -36,7 +63,9 @@ Tensor eye(int64_t n, Options options) {
 
 Tensor arange(double start, double stop, double step, Options options) {
   check(step != 0, "arange: step must not be 0 (start {}, stop {})", start, stop);
-  const auto count = std::max<int64_t>(0, static_cast<int64_t>(std::ceil((stop - start) / step)));
+  const double steps = std::ceil((stop - start) / step);
+  check(std::abs(steps) < 0x1p48, "arange: cannot count from {} to {} by {}", start, stop, step);
+  const auto count = std::max<int64_t>(0, static_cast<int64_t>(steps));
   std::vector<double> values(static_cast<size_t>(count));
   for (size_t i = 0; i < values.size(); ++i) values[i] = start + static_cast<double>(i) * step;
   return kernels::cast(from_values(values, {count}), options.dtype);

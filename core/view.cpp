@@ -12,6 +12,7 @@ Tensor slice(const Tensor& x, int64_t dim, int64_t start, int64_t stop, int64_t 
   dim = normalize_dim(dim, x.rank(), "slice");
   const int64_t size = x.shape()[dim];
   check(step != 0, "slice: step must not be 0 (dimension {} of {})", dim, x.shape());
+  step = std::clamp(step, -size - 1, size + 1);  // longer ones reach no further element
   int64_t count = 0;
   if (step > 0) {
     start = std::clamp<int64_t>(start < 0 ? start + size : start, 0, size);
@@ -69,6 +70,7 @@ Tensor permute(const Tensor& x, const Shape& order) {
 Tensor expand(const Tensor& x, const Shape& shape) {
   const int64_t lead = shape.rank() - x.rank();
   check(lead >= 0, "expand: shape {} has fewer dimensions than {}", shape, x.shape());
+  for (int64_t size : shape) check(size >= 0, "expand: negative size in shape {}", shape);
   Strides strides = Shape::filled(shape.rank(), 0);
   for (int64_t i = 0; i < x.rank(); ++i) {
     check(x.shape()[i] == shape[lead + i] || x.shape()[i] == 1, "expand: {} does not expand to {}",
@@ -101,18 +103,19 @@ Shape infer_shape(const Shape& shape, int64_t numel, std::string_view op) {
   Shape result = shape;
   int64_t known = 1;
   int64_t unknown = -1;
+  bool overflow = false;
   for (int64_t i = 0; i < shape.rank(); ++i) {
     if (shape[i] == -1) {
       check(unknown < 0, "{}: shape {} has more than one -1", op, shape);
       unknown = i;
     } else {
       check(shape[i] >= 0, "{}: shape {} has a negative size", op, shape);
-      known *= shape[i];
+      overflow |= __builtin_mul_overflow(known, shape[i], &known);
     }
   }
-  if (unknown >= 0 && known > 0 && numel % known == 0) result[unknown] = numel / known;
-  check((unknown < 0 || known > 0) && result.numel() == numel,
-        "{}: {} elements do not fill shape {}", op, numel, shape);
+  const bool fits = unknown < 0 ? known == numel : known > 0 && numel % known == 0;
+  check(fits && !overflow, "{}: {} elements do not fill shape {}", op, numel, shape);
+  if (unknown >= 0) result[unknown] = numel / known;
   return result;
 }
 

@@ -13,7 +13,10 @@ void fill(const Tensor& x, double value) {
     const int64_t step = loop.row_stride(0);
     loop.for_each_piece(kGrain, [&](const int64_t* offsets, int64_t count) {
       T* piece = data + offsets[0];
-      for (int64_t i = 0; i < count; ++i) piece[i * step] = converted;
+      if (step == 1)
+        std::fill_n(piece, count, converted);
+      else
+        for (int64_t i = 0; i < count; ++i) piece[i * step] = converted;
     });
   });
 }
