@@ -6,6 +6,7 @@ option(TESSERA_NATIVE "Compile for this machine's processor only (-march=native)
 option(TESSERA_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(TESSERA_BUILD_BENCH "Build the benchmarks" OFF)
 set(TESSERA_SANITIZE "" CACHE STRING "Sanitizers to build with: address, undefined, thread or a list")
+option(TESSERA_FUZZ "Build the libFuzzer programs of tests/fuzz (clang)" OFF)
 option(TESSERA_WERROR "Treat warnings as errors" ${PROJECT_IS_TOP_LEVEL})
 
 set(CMAKE_CXX_STANDARD 20)
@@ -33,6 +34,14 @@ if(TESSERA_SANITIZE)
   add_compile_options(-fsanitize=${TESSERA_SANITIZE} -fno-omit-frame-pointer
                       -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${TESSERA_SANITIZE})
+endif()
+
+if(TESSERA_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "TESSERA_FUZZ needs clang: -DCMAKE_CXX_COMPILER=clang++")
+  endif()
+  add_compile_options(-fsanitize=fuzzer-no-link,address -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address)
 endif()
 
 # Branch-free numeric code vectorises under these; -ffast-math stays off everywhere. GCC's redundancy
