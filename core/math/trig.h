@@ -29,7 +29,7 @@ TESSERA_INLINE double sine(double x, uint64_t quarter) {
   const uint64_t quadrant = to_bits(shifted) + quarter;
   const double y = (quadrant & 1) != 0 ? cos_r : sin_r;
   const double result = from_bits<double>(to_bits(y) ^ ((quadrant & 2) << 62));
-  return abs(x) < 0x1p50 ? result : std::numeric_limits<double>::quiet_NaN();
+  return abs(x) < 0x1p50 ? result : kNan<double>;
 }
 
 }  // namespace detail
