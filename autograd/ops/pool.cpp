@@ -1,7 +1,5 @@
 #include "tessera/autograd/ops/pool.h"
 
-#include <numeric>
-
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/axis_map.h"
@@ -85,11 +83,31 @@ AxisTable mean_table(const Ranges& ranges, int64_t in, int64_t divisor) {
   return table;
 }
 
-// One axis of a maximum over x (outer, in, inner) with the indices that came along. `v > best`
-// keeps the first of equals.
+// Whether b replaces the maximum a: the first of equals stays, and NaN wins.
 template <class T>
-void max_axis(const Ranges& ranges, int64_t outer, int64_t in, int64_t inner, const T* x,
-              const int64_t* from, T* y, int64_t* to) {
+bool exceeds(T b, T a) {
+  return static_cast<int>(b > a) | static_cast<int>(b != b);
+}
+
+// The last axis of a maximum: x (outer, in) → values and positions in all of x.
+template <class T>
+void max_lines(const Ranges& ranges, int64_t outer, int64_t in, const T* x, T* y, int64_t* to) {
+  for (int64_t o = 0; o < outer; ++o) {
+    for (const Range& r : ranges) {
+      int64_t where = o * in + r.start;
+      for (int64_t j = where + r.step; j < o * in + r.stop; j += r.step) {
+        where += (j - where) * static_cast<int64_t>(exceeds(x[j], x[where]));  // without a branch
+      }
+      *y++ = x[where];
+      *to++ = where;
+    }
+  }
+}
+
+// Another axis: x (outer, in, inner) with the positions that came along.
+template <class T>
+void max_planes(const Ranges& ranges, int64_t outer, int64_t in, int64_t inner, const T* x,
+                const int64_t* from, T* y, int64_t* to) {
   for (int64_t o = 0; o < outer; ++o) {
     for (const Range& r : ranges) {
       const int64_t at = (o * in + r.start) * inner;
@@ -98,8 +116,9 @@ void max_axis(const Ranges& ranges, int64_t outer, int64_t in, int64_t inner, co
       for (int64_t j = r.start + r.step; j < r.stop; j += r.step) {
         const T* row = x + (o * in + j) * inner;
         const int64_t* index = from + (o * in + j) * inner;
+#pragma omp simd
         for (int64_t i = 0; i < inner; ++i) {
-          const bool better = row[i] > y[i] || row[i] != row[i];
+          const bool better = exceeds(row[i], y[i]);
           y[i] = better ? row[i] : y[i];
           to[i] = better ? index[i] : to[i];
         }
@@ -134,23 +153,26 @@ struct MaxPool {
   void run(const Tensor& x, const Tensor& y, const Tensor& index) const {
     const int64_t plane = in.numel();
     const int64_t result = y.numel() / std::max<int64_t>(1, x.size(0) * x.size(1));
-    std::vector<int64_t> identity(static_cast<size_t>(plane));
-    std::iota(identity.begin(), identity.end(), 0);
     parallel_for(x.size(0) * x.size(1), x.numel(), [&](int64_t p) {
-      std::vector<T> values(x.data<T>() + p * plane, x.data<T>() + (p + 1) * plane);
-      std::vector<int64_t> at = identity;
+      std::vector<T> values;
+      std::vector<int64_t> at;
       Shape sizes = in;
+      int64_t inner = 1;
       for (int64_t d = in.rank() - 1; d >= 0; --d) {
         const Ranges& ranges = axes[static_cast<size_t>(d)];
-        int64_t inner = 1;
-        for (int64_t k = d + 1; k < in.rank(); ++k) inner *= sizes[k];
-        const int64_t outer = sizes.numel() / (inner * sizes[d]);
+        const int64_t outer = sizes.numel() / (inner * in[d]);
         sizes[d] = static_cast<int64_t>(ranges.size());
         std::vector<T> best(static_cast<size_t>(sizes.numel()));
         std::vector<int64_t> where(best.size());
-        max_axis(ranges, outer, in[d], inner, values.data(), at.data(), best.data(), where.data());
+        if (d == in.rank() - 1) {
+          max_lines(ranges, outer, in[d], x.data<T>() + p * plane, best.data(), where.data());
+        } else {
+          max_planes(ranges, outer, in[d], inner, values.data(), at.data(), best.data(),
+                     where.data());
+        }
         values = std::move(best);
         at = std::move(where);
+        inner *= sizes[d];
       }
       std::copy(values.begin(), values.end(), y.data<T>() + p * result);
       std::copy(at.begin(), at.end(), index.data<int64_t>() + p * result);

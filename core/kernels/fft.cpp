@@ -285,9 +285,9 @@ void rfft_rows(const T* x, T* y, int64_t rows, int64_t n, double ends, double mi
     }
     transform();
     for (int64_t k = 0; k < bins; ++k) {
-      Complex<T> bin = a[k % h];
+      Complex<T> bin = a[k < h ? k : 0];
       if (even) {
-        const Complex<T> mirror = conj(a[(h - k) % h]);
+        const Complex<T> mirror = conj(a[k > 0 ? h - k : 0]);
         const Complex<T> odd = plan->half_roots()[static_cast<size_t>(k)] * (bin - mirror);
         const Complex<T> sum = bin + mirror;
         bin = {(sum.re + odd.im) / 2, (sum.im - odd.re) / 2};
