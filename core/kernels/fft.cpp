@@ -37,6 +37,18 @@ Complex<T> conj(Complex<T> a) {
 template <class T>
 using Row = std::vector<Complex<T>>;
 
+// Complex values with real and imaginary parts apart, as vector registers want them.
+template <class T>
+struct Split {
+  T* re;
+  T* im;
+  Complex<T> operator[](int64_t k) const { return {re[k], im[k]}; }
+  void set(int64_t k, Complex<T> value) const {
+    re[k] = value.re;
+    im[k] = value.im;
+  }
+};
+
 // e^{−2πi k/n}
 template <class T>
 Complex<T> root(int64_t k, int64_t n) {
@@ -58,10 +70,13 @@ inline void butterfly(std::array<Complex<T>, P>& a, const Complex<T>* roots) {
   } else {  // odd: pairs k and P − k share their cosines and sines
     std::array<Complex<T>, P> y;
     y[0] = a[0];
+#pragma GCC unroll 16
     for (int k = 1; k < P; ++k) y[0] = y[0] + a[k];
+#pragma GCC unroll 16
     for (int r = 1; r <= P / 2; ++r) {
       Complex<T> even = a[0];
       Complex<T> odd;
+#pragma GCC unroll 16
       for (int k = 1; k <= P / 2; ++k) {
         const Complex<T> w = roots[r * k % P];
         const Complex<T> sum = a[k] + a[P - k];
@@ -87,23 +102,26 @@ struct Stage {
 
 // One step of Stockham's algorithm, x → y.
 template <int P, class T>
-void run_stage(const Stage<T>& stage, const Complex<T>* x, Complex<T>* y) {
+void run_stage(const Stage<T>& stage, Split<T> x, Split<T> y) {
   const int64_t m = stage.length / P;
   const int64_t s = stage.stride;
   for (int64_t j = 0; j < m; ++j) {
     const Complex<T>* w = stage.twiddles.data() + j * (P - 1);
+#pragma omp simd
     for (int64_t q = 0; q < s; ++q) {
       std::array<Complex<T>, P> a;
+#pragma GCC unroll 16
       for (int k = 0; k < P; ++k) a[k] = x[q + s * (j + m * k)];
       butterfly<P>(a, stage.roots.data());
-      y[q + s * P * j] = a[0];
-      for (int r = 1; r < P; ++r) y[q + s * (P * j + r)] = a[r] * w[r - 1];
+      y.set(q + s * P * j, a[0]);
+#pragma GCC unroll 16
+      for (int r = 1; r < P; ++r) y.set(q + s * (P * j + r), a[r] * w[r - 1]);
     }
   }
 }
 
 template <class T>
-void run_stage(const Stage<T>& stage, const Complex<T>* x, Complex<T>* y) {
+void run_stage(const Stage<T>& stage, Split<T> x, Split<T> y) {
   switch (stage.radix) {
     case 2:
       return run_stage<2>(stage, x, y);
@@ -137,13 +155,13 @@ class Plan {
  public:
   explicit Plan(int64_t n);
   // Transforms a[0 … n) in place; `a` and `b` have room() values each.
-  void run(Complex<T>* a, Complex<T>* b) const;
+  void run(Split<T> a, Split<T> b) const;
   int64_t room() const { return chirp_ ? inner_->n_ : n_; }
   const Row<T>& half_roots() const { return half_roots_; }  // e^{−2πi k/2n}, k ≤ n
 
  private:
   void build_chirp();
-  void run_chirp(Complex<T>* a, Complex<T>* b) const;
+  void run_chirp(Split<T> a, Split<T> b) const;
 
   int64_t n_;
   std::vector<Stage<T>> stages_;
@@ -194,40 +212,42 @@ void Plan<T>::build_chirp() {
   while (m < 2 * n_ - 1) m *= 2;
   inner_ = plan_of<T>(m);
   for (int64_t k = 0; k < n_; ++k) chirp_row_.push_back(root<T>(k * k % (2 * n_), 2 * n_));
-  Row<T> filter(static_cast<size_t>(m));
-  Row<T> scratch(static_cast<size_t>(m));
+  std::vector<T> values(static_cast<size_t>(4 * m));
+  const Split<T> filter{values.data(), values.data() + m};
+  const auto scale = static_cast<T>(1 / static_cast<double>(m));
   for (int64_t k = 0; k < n_; ++k) {
     const Complex<T> w = chirp_row_[static_cast<size_t>(k)];
-    const auto scale = static_cast<T>(1 / static_cast<double>(m));
-    filter[static_cast<size_t>(k)] = {w.re * scale, -w.im * scale};
-    filter[static_cast<size_t>((m - k) % m)] = filter[static_cast<size_t>(k)];
+    filter.set(k, {w.re * scale, -w.im * scale});
+    filter.set((m - k) % m, filter[k]);
   }
-  inner_->run(filter.data(), scratch.data());
-  chirp_filter_ = std::move(filter);
+  inner_->run(filter, {values.data() + 2 * m, values.data() + 3 * m});
+  for (int64_t k = 0; k < m; ++k) chirp_filter_.push_back(filter[k]);
 }
 
 template <class T>
-void Plan<T>::run_chirp(Complex<T>* a, Complex<T>* b) const {
+void Plan<T>::run_chirp(Split<T> a, Split<T> b) const {
   const int64_t m = inner_->n_;
-  for (int64_t k = 0; k < n_; ++k) a[k] = a[k] * chirp_row_[static_cast<size_t>(k)];
-  std::fill(a + n_, a + m, Complex<T>{});
+  for (int64_t k = 0; k < n_; ++k) a.set(k, a[k] * chirp_row_[static_cast<size_t>(k)]);
+  for (int64_t k = n_; k < m; ++k) a.set(k, {});
   inner_->run(a, b);
   // The inverse transform is the transform of the conjugate, conjugated.
-  for (int64_t k = 0; k < m; ++k) a[k] = conj(a[k] * chirp_filter_[static_cast<size_t>(k)]);
+  for (int64_t k = 0; k < m; ++k) a.set(k, conj(a[k] * chirp_filter_[static_cast<size_t>(k)]));
   inner_->run(a, b);
-  for (int64_t k = 0; k < n_; ++k) a[k] = conj(a[k]) * chirp_row_[static_cast<size_t>(k)];
+  for (int64_t k = 0; k < n_; ++k) a.set(k, conj(a[k]) * chirp_row_[static_cast<size_t>(k)]);
 }
 
 template <class T>
-void Plan<T>::run(Complex<T>* a, Complex<T>* b) const {
+void Plan<T>::run(Split<T> a, Split<T> b) const {
   if (chirp_) return run_chirp(a, b);
-  Complex<T>* from = a;
-  Complex<T>* to = b;
+  Split<T> from = a;
+  Split<T> to = b;
   for (const Stage<T>& stage : stages_) {
-    run_stage(stage, static_cast<const Complex<T>*>(from), to);
+    run_stage(stage, from, to);
     std::swap(from, to);
   }
-  if (from != a) std::copy(from, from + n_, a);
+  if (from.re == a.re) return;
+  std::copy(from.re, from.re + n_, a.re);
+  std::copy(from.im, from.im + n_, a.im);
 }
 
 // fn(row, a, transform) for every row: `a` has the plan's room, transform() runs the plan on it.
@@ -235,11 +255,14 @@ template <class T, class Fn>
 void for_each_row(const Plan<T>& plan, int64_t rows, int64_t n, const Fn& fn) {
   const int64_t grain = std::max<int64_t>(1, kGrain / n);
   parallel_for((rows + grain - 1) / grain, rows * n * 8, [&](int64_t piece) {
-    Row<T> a(static_cast<size_t>(plan.room()));
-    Row<T> b(a.size());
-    const auto transform = [&] { plan.run(a.data(), b.data()); };
+    // A few cache lines between the four arrays keep powers of two out of the same cache sets.
+    const int64_t pitch = plan.room() + 48;
+    std::vector<T> values(static_cast<size_t>(4 * pitch));
+    const Split<T> a{values.data(), values.data() + pitch};
+    const Split<T> b{values.data() + 2 * pitch, values.data() + 3 * pitch};
+    const auto transform = [&] { plan.run(a, b); };
     for (int64_t r = piece * grain; r < std::min(rows, (piece + 1) * grain); ++r) {
-      fn(r, a.data(), transform);
+      fn(r, a, transform);
     }
   });
 }
@@ -263,8 +286,8 @@ void fft_rows(const T* x, T* y, int64_t rows, int64_t n, bool inverse, double sc
   auto* to = reinterpret_cast<Complex<T>*>(y);
   const auto s = static_cast<T>(scale);
   const T sign = inverse ? T(-1) : T(1);
-  for_each_row(*plan, rows, n, [&](int64_t r, Complex<T>* a, const auto& transform) {
-    for (int64_t k = 0; k < n; ++k) a[k] = {from[r * n + k].re, sign * from[r * n + k].im};
+  for_each_row(*plan, rows, n, [&](int64_t r, Split<T> a, const auto& transform) {
+    for (int64_t k = 0; k < n; ++k) a.set(k, {from[r * n + k].re, sign * from[r * n + k].im});
     transform();
     for (int64_t k = 0; k < n; ++k) to[r * n + k] = {s * a[k].re, s * sign * a[k].im};
   });
@@ -278,10 +301,10 @@ void rfft_rows(const T* x, T* y, int64_t rows, int64_t n, double ends, double mi
   const int64_t bins = n / 2 + 1;
   const auto plan = plan_of<T>(h);
   auto* to = reinterpret_cast<Complex<T>*>(y);
-  for_each_row(*plan, rows, h, [&](int64_t r, Complex<T>* a, const auto& transform) {
+  for_each_row(*plan, rows, h, [&](int64_t r, Split<T> a, const auto& transform) {
     const T* row = x + r * n;
     for (int64_t k = 0; k < h; ++k) {
-      a[k] = even ? Complex<T>{row[2 * k], row[2 * k + 1]} : Complex<T>{row[k], 0};
+      a.set(k, even ? Complex<T>{row[2 * k], row[2 * k + 1]} : Complex<T>{row[k], 0});
     }
     transform();
     for (int64_t k = 0; k < bins; ++k) {
@@ -306,20 +329,20 @@ void irfft_rows(const T* y, T* x, int64_t rows, int64_t n, double ends, double m
   const int64_t bins = n / 2 + 1;
   const auto plan = plan_of<T>(h);
   const auto* from = reinterpret_cast<const Complex<T>*>(y);
-  for_each_row(*plan, rows, h, [&](int64_t r, Complex<T>* a, const auto& transform) {
+  for_each_row(*plan, rows, h, [&](int64_t r, Split<T> a, const auto& transform) {
     const auto bin = [&](int64_t k) {
       const Complex<T> v = from[r * bins + k];
       return Complex<T>{scale(k) * v.re, scale.is_end(k) ? T(0) : scale(k) * v.im};
     };
     for (int64_t k = 0; k < h; ++k) {  // conjugated: the transform then is the inverse one
       if (!even) {
-        a[k] = k < bins ? conj(bin(k)) : bin(n - k);
+        a.set(k, k < bins ? conj(bin(k)) : bin(n - k));
         continue;
       }
       const Complex<T> mirror = conj(bin(h - k));
       const Complex<T> odd = conj(plan->half_roots()[static_cast<size_t>(k)]) * (bin(k) - mirror);
       const Complex<T> sum = bin(k) + mirror;
-      a[k] = {sum.re - odd.im, -(sum.im + odd.re)};
+      a.set(k, {sum.re - odd.im, -(sum.im + odd.re)});
     }
     transform();
     for (int64_t k = 0; k < h; ++k) {
