@@ -126,6 +126,9 @@ void StructSlot::read_fields(const Json& json, const std::string& path,
   Fields fields;
   list(fields);
   const std::vector<std::string> names = fields.names();
+  if (std::find(names.begin(), names.end(), skipped_key) != names.end()) {
+    config_fail(path, "the field \"{}\" has a name that is taken", skipped_key);
+  }
   for (const auto& [key, value] : json.items()) {
     if (key == skipped_key || std::find(names.begin(), names.end(), key) != names.end()) continue;
     std::string hint = did_you_mean(key, names);
