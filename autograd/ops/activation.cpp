@@ -24,6 +24,13 @@ template <class T>
 T elu_of(T x, scalar_of_t<T> alpha) {
   return math::select(x > constant<T>(0), x, alpha * math::expm1(x));
 }
+// tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2); beyond 20 it is 1.
+template <class T>
+T mish_of(T x) {
+  const T e = math::exp(math::min(x, constant<T>(20)));
+  const T n = e * (e + constant<T>(2));
+  return x * (n / (n + constant<T>(2)));
+}
 
 }  // namespace
 }  // namespace detail
@@ -47,7 +54,7 @@ TESSERA_ACTIVATION(silu, kReal, "y = x sigmoid(x)",
                    "Elfwing et al. 2017, Sigmoid-Weighted Linear Units", detail::silu_of(x))
 TESSERA_ACTIVATION(mish, kReal, "y = x tanh(log(1 + exp x))",
                    "Misra 2019, Mish: A Self Regularized Non-Monotonic Activation Function",
-                   x* math::tanh(math::softplus(x)))
+                   detail::mish_of(x))
 TESSERA_ACTIVATION(softsign, kReal, "y = x / (1 + |x|)", "", x / (constant<T>(1) + math::abs(x)))
 TESSERA_ACTIVATION(hardswish, kReal, "y = x min(max(x + 3, 0), 6) / 6",
                    "Howard et al. 2019, Searching for MobileNetV3",
