@@ -31,7 +31,7 @@ struct Conv {
     const Tensor& g = b.grad();
     if (b.needs(0)) b.add(0, input_of(name, plan, g, b.saved(1)));
     if (b.needs(1)) b.add(1, weight_of(name, plan, b.saved(0), g));
-    if (b.needs(2)) b.add(2, sum(flatten(transpose(g, 0, 1), 1), {1}));
+    if (b.needs(2)) b.add(2, sum(sum(flatten(g, 2), {2}), {0}));
   }
 };
 

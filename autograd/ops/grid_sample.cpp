@@ -124,43 +124,20 @@ struct GridSample {
     });
   }
 
-  // The corners as constants, the bilinear weights as functions of the grid.
+  // The corners are constants, the bilinear weights functions of the grid.
   Tensor definition(const TensorList& in) const {
-    const Tensor& x = in[0];
-    const Tensor& grid = in[1];
-    const Shape points{grid.size(0), 1, grid.size(1), grid.size(2)};
-    Tensor indices[4];
-    for (Tensor& index : indices) index = empty(points, {DType::i64, {}});
-    // fraction = slope · coordinate + shift
-    Tensor slopes[2];
-    Tensor shifts[2];
-    for (int a = 0; a < 2; ++a) {
-      slopes[a] = empty(points, {DType::f64, {}});
-      shifts[a] = empty(points, {DType::f64, {}});
-    }
-    const Tensor plain = kernels::contiguous(kernels::cast(grid.detach(), DType::f64));
-    for (int64_t i = 0; i < points.numel(); ++i) {
-      const double* at = plain.data<double>() + 2 * i;
-      const Position p[2] = {locate(at[0], x.size(3), options), locate(at[1], x.size(2), options)};
-      const auto c = corners_of<double>(p[0], p[1], x.size(2), x.size(3), nearest());
-      for (int k = 0; k < 4; ++k) indices[k].data<int64_t>()[i] = c.index[k];
-      for (int a = 0; a < 2; ++a) {
-        slopes[a].data<double>()[i] = p[a].slope;
-        const double moved = p[a].slope == 0 ? 0 : p[a].slope * at[a];
-        shifts[a].data<double>()[i] = p[a].value - std::floor(p[a].value) - moved;
-      }
-    }
-    if (nearest()) return plane_gather(x, indices[0]);
+    const Frozen f = frozen(in[0], in[1]);
+    if (nearest()) return plane_gather(in[0], f.index[0]);
     Tensor fraction[2];
     for (int a = 0; a < 2; ++a) {
-      const Tensor coordinate = reshape(select(grid, -1, a), points);
-      fraction[a] = coordinate * slopes[a].to(x.dtype()) + shifts[a].to(x.dtype());
+      const Tensor coordinate = reshape(select(in[1], -1, a), f.slope[a].shape());
+      fraction[a] = coordinate * f.slope[a] + f.shift[a];
     }
     Tensor y;
     for (int k = 0; k < 4; ++k) {
       const Tensor wx = k % 2 ? fraction[0] : 1 - fraction[0];
       const Tensor wy = k / 2 ? fraction[1] : 1 - fraction[1];
-      const Tensor part = plane_gather(x, indices[k]) * (wx * wy);
+      const Tensor part = plane_gather(in[0], f.index[k]) * (wx * wy);
       y = y.defined() ? y + part : part;
     }
     return y;
@@ -168,6 +145,36 @@ struct GridSample {
 
  private:
   bool nearest() const { return options.mode == Interpolation::nearest; }
+
+  // What the definition takes as constant, each (B, 1, Ho, Wo): the corners, and the place between
+  // them, slope · coordinate + shift.
+  struct Frozen {
+    Tensor index[4];
+    Tensor slope[2];
+    Tensor shift[2];
+  };
+  Frozen frozen(const Tensor& x, const Tensor& grid) const {
+    const Shape points{grid.size(0), 1, grid.size(1), grid.size(2)};
+    const Tensor plain = kernels::contiguous(kernels::cast(grid.detach(), DType::f64));
+    Frozen f;
+    for (Tensor& t : f.index) t = empty(points, {DType::i64, {}});
+    for (Tensor& t : f.slope) t = empty(points, {DType::f64, {}});
+    for (Tensor& t : f.shift) t = empty(points, {DType::f64, {}});
+    for (int64_t i = 0; i < points.numel(); ++i) {
+      const double* at = plain.data<double>() + 2 * i;
+      const Position p[2] = {locate(at[0], x.size(3), options), locate(at[1], x.size(2), options)};
+      const auto c = corners_of<double>(p[0], p[1], x.size(2), x.size(3), nearest());
+      for (int k = 0; k < 4; ++k) f.index[k].data<int64_t>()[i] = c.index[k];
+      for (int a = 0; a < 2; ++a) {
+        const double moved = p[a].slope == 0 ? 0 : p[a].slope * at[a];
+        f.slope[a].data<double>()[i] = p[a].slope;
+        f.shift[a].data<double>()[i] = p[a].value - std::floor(p[a].value) - moved;
+      }
+    }
+    for (Tensor& t : f.slope) t = t.to(x.dtype());
+    for (Tensor& t : f.shift) t = t.to(x.dtype());
+    return f;
+  }
 
   template <class T>
   std::vector<Corners<T>> corners(const Tensor& x, const Tensor& grid) const {
