@@ -24,6 +24,7 @@
 #include <concepts>
 #include <type_traits>
 
+#include "tessera/autograd/profile.h"
 #include "tessera/autograd/tape.h"
 
 namespace tessera {
@@ -98,6 +99,7 @@ void attach(const std::shared_ptr<Node>& node, TensorList& outputs);
 
 template <class Op, class Run>
 TensorList record(const Op& op, const TensorList& inputs, const Run& run) {
+  const ProfileTimer timer(op.name);
   std::shared_ptr<Node> node;
   if (wants_recording(inputs)) {
     node = std::make_shared<OpNode<Op>>(op);

@@ -7,6 +7,7 @@
 
 #include "tessera/autograd/leaf.h"
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/profile.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/accumulate.h"
 #include "tessera/core/kernels/copy.h"
@@ -132,7 +133,10 @@ class Walk {
       sinks[i] = std::move(found->second[static_cast<size_t>(edge.output)]);
     }
     Backward b(node, arrived, sinks, options_.create_graph);
-    node.backward(b);
+    {
+      const ProfileTimer timer(node.name(), true);
+      node.backward(b);
+    }
     arrived.clear();
     for (size_t i = 0; i < sinks.size(); ++i) {
       if (!sinks[i].defined()) continue;

@@ -36,7 +36,7 @@ struct DataInfo {
   int64_t width = 0;
   int64_t classes = 0;
   int64_t features = 0;
-  std::vector<std::string> class_names;
+  std::vector<std::string> class_names = {};
 
   TESSERA_FIELDS(f)
   {

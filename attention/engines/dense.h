@@ -1,0 +1,39 @@
+// The dense engine: softmax(scale · Q Kᵀ) V, tiled with an online softmax (Milakov & Gimelshein
+// 2018; Dao et al. 2022, "FlashAttention"), never holding an n × n matrix.
+#pragma once
+
+#include "tessera/core/tensor.h"
+
+namespace tessera {
+
+// What every softmax engine returns. Partial results over disjoint keys merge exactly through the
+// logsumexp, so both are differentiable.
+struct AttentionResult {
+  Tensor output;     // (B, H, N, D)
+  Tensor logsumexp;  // (B, H, N): log Σ_j exp(score_ij) over the visible keys; −inf for none
+};
+
+struct DenseOptions {
+  bool causal = false;  // query i of N sees keys j ≤ i + (M − N): the queries are the newest tokens
+  double scale = 0;  // 0: 1 / sqrt(D)
+};
+
+// query (B, H, N, D), key (B, Hk, M, D), value (B, Hk, M, Dv), f32 or f64, any strides with dense
+// rows (stride 1 along D). H is a multiple of Hk: key head j serves query heads j·H/Hk … (j+1)·H/Hk
+// − 1. A query that sees no key gives output 0 and logsumexp −inf. Once differentiable by its
+// kernels, twice through its reference.
+AttentionResult dense_attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                                const DenseOptions& options = {});
+
+// The same function composed of plain ops, with an optional additive bias that broadcasts to
+// (B, H, N, M): quadratic memory, any order of derivative, the engine's specification.
+AttentionResult dense_attention_reference(const Tensor& query, const Tensor& key,
+                                          const Tensor& value, const DenseOptions& options = {},
+                                          const Tensor& bias = {});
+
+// Score entries computed by the engines since the start (each visible query–key pair counts once
+// per head in a forward pass).
+int64_t score_entries();
+void count_score_entries(int64_t entries);
+
+}  // namespace tessera

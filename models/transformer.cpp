@@ -1,0 +1,84 @@
+#include "tessera/models/transformer.h"
+
+#include <cmath>
+
+#include "tessera/autograd/custom.h"
+#include "tessera/core/create.h"
+
+namespace tessera {
+namespace {
+
+TESSERA_REGISTER(Model, Transformer, "transformer", "decoder-only language model",
+                 "Radford et al. 2019; Touvron et al. 2023");
+
+int64_t head_dim_of(const Transformer::Config& c) {
+  if (c.head_dim) return *c.head_dim;
+  check(c.width % c.heads == 0, "transformer: width {} is not a multiple of {} heads", c.width,
+        c.heads);
+  return c.width / c.heads;
+}
+
+BlockOptions block_options(const Transformer::Config& c, const DataInfo& input, int64_t layer) {
+  BlockOptions o;
+  o.geometry = {.width = c.width,
+                .heads = c.heads,
+                .head_dim = head_dim_of(c),
+                .context = input.context,
+                .layer = layer,
+                .depth = c.depth,
+                .bias = c.bias,
+                .init_std = c.init_std,
+                .output_init_std = c.init_std / std::sqrt(2.0 * static_cast<double>(c.depth))};
+  o.norm = c.norm;
+  o.norm_eps = c.norm_eps;
+  o.dropout = c.dropout;
+  return o;
+}
+
+}  // namespace
+
+Transformer::Transformer(const Config& c, const DataInfo& input)
+    : embedding(input.vocabulary, c.width, c.init_std),
+      positions(c.positions.build(PositionGeometry{.width = c.width,
+                                                   .context = input.context,
+                                                   .heads = c.heads,
+                                                   .head_dim = head_dim_of(c)})),
+      drop(c.dropout),
+      norm(c.norm, c.width, c.norm_eps, c.bias),
+      context_(input.context),
+      checkpoint_(c.checkpoint) {
+  check(input.vocabulary > 0 && input.context > 0,
+        "transformer: wants tokens, but the data has vocabulary {} and context {}",
+        input.vocabulary, input.context);
+  for (int64_t i = 0; i < c.depth; ++i) {
+    blocks.push_back(
+        std::make_unique<Block>(c.attention, c.feed_forward, block_options(c, input, i)));
+  }
+  if (!c.tied) lm_head.emplace(Linear::normal(c.width, input.vocabulary, false, c.init_std));
+}
+
+Tensor Transformer::hidden(const Tensor& tokens, const ForwardContext& context) {
+  check(tokens.rank() == 2, "transformer: tokens must be (B, N), got {}", tokens.shape());
+  const int64_t past =
+      context.caches != nullptr && !context.caches->empty() ? context.caches->front().length() : 0;
+  check(past + tokens.size(1) <= context_,
+        "transformer: {} tokens after {} exceed the context of {}", tokens.size(1), past, context_);
+  AttentionContext attention{.causal = true, .encoding = positions.get(), .step = context.step};
+  attention.positions =
+      arange(static_cast<double>(past), static_cast<double>(past + tokens.size(1)));
+  Tensor x = drop(positions->embed(embedding(tokens), attention.positions));
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (context.caches != nullptr) attention.cache = &(*context.caches)[i];
+    Block& block = *blocks[i];
+    if (checkpoint_ && training()) {
+      x = tessera::checkpoint(
+          [&block, attention](const TensorList& in) { return TensorList{block(in[0], attention)}; },
+          {x})[0];
+    } else {
+      x = block(x, attention);
+    }
+  }
+  return norm(x);
+}
+
+}  // namespace tessera

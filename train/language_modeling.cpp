@@ -1,0 +1,53 @@
+#include <cmath>
+
+#include "tessera/autograd/ops/comparison.h"
+#include "tessera/autograd/ops/cross_entropy.h"
+#include "tessera/autograd/ops/reduce.h"
+#include "tessera/autograd/ops/sum.h"
+#include "tessera/autograd/tape.h"
+#include "tessera/train/task.h"
+
+namespace tessera {
+namespace {
+
+// Mean cross-entropy of the next token, in nats; targets of −1 are not scored.
+class LanguageModeling final : public Task {
+ public:
+  struct Config {
+    double label_smoothing = 0;
+    TESSERA_FIELDS(f)
+    { f("label_smoothing", label_smoothing, "probability spread over all tokens").min(0).below(1); }
+  };
+  explicit LanguageModeling(const Config& config) : c_(config) {}
+
+  Tensor loss(Model& model, const Batch& batch, const ForwardContext& context) override {
+    auto& lm = as<LanguageModel>(model, "language_modeling", "language model");
+    return cross_entropy(lm.logits(batch.at("tokens"), context), batch.at("targets"),
+                         {.label_smoothing = c_.label_smoothing});
+  }
+
+  void evaluate(Model& model, const Batch& batch, MetricSums& sums) override {
+    NoGrad off;
+    auto& lm = as<LanguageModel>(model, "language_modeling", "language model");
+    const Tensor& targets = batch.at("targets");
+    const Tensor logits = lm.logits(batch.at("tokens"));
+    const auto scored = sum(ge(targets, 0).to(DType::i64)).item();
+    const Tensor right = logical_and(eq(argmax(logits, -1), targets), ge(targets, 0));
+    sums.add("loss", cross_entropy(logits, targets).item() * scored, scored);
+    sums.add("accuracy", sum(right.to(DType::i64)).item(), scored);
+  }
+
+  void derive(std::map<std::string, double>& metrics) const override {
+    metrics["perplexity"] = std::exp(metrics.at("loss"));
+  }
+  std::string unit() const override { return "tokens"; }
+  int64_t units(const Batch& batch) const override { return batch.at("tokens").numel(); }
+
+ private:
+  Config c_;
+};
+
+TESSERA_REGISTER(Task, LanguageModeling, "language_modeling", "predict the next token", "");
+
+}  // namespace
+}  // namespace tessera

@@ -1,0 +1,143 @@
+#include "tessera/train/optimizer.h"
+
+#include <cmath>
+
+#include "tessera/core/create.h"
+#include "tessera/core/kernels/copy.h"
+#include "tessera/core/parallel.h"
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kPiece = 65536;
+
+bool ends_with_any(const std::string& name, const std::vector<std::string>& endings) {
+  for (const std::string& ending : endings) {
+    if (name.ends_with(ending)) return true;
+  }
+  return false;
+}
+
+struct Range {
+  size_t parameter;
+  int64_t begin;
+  int64_t count;
+};
+
+// Pieces of all parameters that have a gradient, in order.
+std::vector<Range> ranges_of(const std::vector<Parameter>& parameters) {
+  std::vector<Range> ranges;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (!parameters[i].value.grad().defined()) continue;
+    const int64_t n = parameters[i].value.numel();
+    for (int64_t begin = 0; begin < n; begin += kPiece) {
+      ranges.push_back({i, begin, std::min(kPiece, n - begin)});
+    }
+  }
+  return ranges;
+}
+
+double sum_of_squares(const float* x, int64_t n) {
+  double lanes[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (int64_t k = 0; k < 8; ++k) lanes[k] += static_cast<double>(x[i + k]) * x[i + k];
+  }
+  for (; i < n; ++i) lanes[0] += static_cast<double>(x[i]) * x[i];
+  double total = 0;
+  for (double lane : lanes) total += lane;
+  return total;
+}
+
+}  // namespace
+
+std::vector<Parameter> parameters_of(Module& module, const std::vector<std::string>& no_decay) {
+  std::vector<Parameter> list;
+  for (const auto& [name, tensor] : module.parameters()) {
+    list.push_back({name, tensor, tensor.rank() >= 2 && !ends_with_any(name, no_decay)});
+  }
+  return list;
+}
+
+void Optimizer::add_slot(const std::string& name) {
+  add_slot(name, [](const Parameter& p) { return p.value.shape(); });
+}
+
+void Optimizer::add_slot(const std::string& name,
+                         const std::function<Shape(const Parameter&)>& shape) {
+  Slot slot{name, {}};
+  for (const Parameter& p : parameters_) slot.tensors.push_back(zeros(shape(p)));
+  slots_.push_back(std::move(slot));
+}
+
+void Optimizer::step(double factor, double gradient_scale) {
+  ++steps_;
+  begin_step(lr() * factor, gradient_scale);
+  update_all();
+  for (const Parameter& p : parameters_) p.value.bump_version();
+}
+
+void Optimizer::update_all() {
+  const std::vector<Range> ranges = ranges_of(parameters_);
+  TensorList grads;
+  for (const Parameter& p : parameters_) {
+    grads.push_back(p.value.grad().defined() ? kernels::contiguous(p.value.grad()) : Tensor());
+  }
+  parallel_for(static_cast<int64_t>(ranges.size()), static_cast<int64_t>(ranges.size()) * kPiece,
+               [&](int64_t i) {
+                 const Range& r = ranges[static_cast<size_t>(i)];
+                 const Parameter& p = parameters_[r.parameter];
+                 update({r.parameter, r.begin, p.value.data<float>() + r.begin,
+                         grads[r.parameter].data<float>() + r.begin, r.count, p.decay});
+               });
+}
+
+NamedTensors Optimizer::state() const {
+  NamedTensors state;
+  for (const Slot& slot : slots_) {
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      state.emplace_back(slot.name + "." + parameters_[i].name, slot.tensors[i]);
+    }
+  }
+  state.emplace_back("steps", from_values(std::vector<int64_t>{steps_}, {1}));
+  return state;
+}
+
+void Optimizer::load_state(const NamedTensors& state) {
+  const NamedTensors own = this->state();
+  check(own.size() == state.size(), "optimizer: the checkpoint has {} tensors, this run wants {}",
+        state.size(), own.size());
+  for (const auto& [name, tensor] : own) {
+    const auto found = std::find_if(state.begin(), state.end(),
+                                    [&name](const auto& entry) { return entry.first == name; });
+    check(found != state.end(), "optimizer: the checkpoint lacks \"{}\"", name);
+    check(found->second.shape() == tensor.shape(),
+          "optimizer: \"{}\" has shape {} in the checkpoint, not {}", name, found->second.shape(),
+          tensor.shape());
+    if (name == "steps") {
+      steps_ = found->second.item<int64_t>();
+    } else {
+      kernels::copy(tensor, found->second);
+    }
+  }
+}
+
+double gradient_norm(const std::vector<Parameter>& parameters) {
+  const std::vector<Range> ranges = ranges_of(parameters);
+  TensorList grads;
+  for (const Parameter& p : parameters) {
+    grads.push_back(p.value.grad().defined() ? kernels::contiguous(p.value.grad()) : Tensor());
+  }
+  std::vector<double> sums(ranges.size());
+  parallel_for(static_cast<int64_t>(ranges.size()), static_cast<int64_t>(ranges.size()) * kPiece,
+               [&](int64_t i) {
+                 const Range& r = ranges[static_cast<size_t>(i)];
+                 sums[static_cast<size_t>(i)] =
+                     sum_of_squares(grads[r.parameter].data<float>() + r.begin, r.count);
+               });
+  double total = 0;
+  for (double sum : sums) total += sum;
+  return std::sqrt(total);
+}
+
+}  // namespace tessera

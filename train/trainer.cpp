@@ -1,0 +1,310 @@
+#include "tessera/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <fstream>
+
+#include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/core/allocator.h"
+#include "tessera/core/file.h"
+#include "tessera/core/parallel.h"
+#include "tessera/core/random.h"
+#include "tessera/data/loader.h"
+#include "tessera/data/tokenizer.h"
+#include "tessera/data/utf8.h"
+#include "tessera/inference/generate.h"
+#include "tessera/train/checkpoint.h"
+#include "tessera/train/ema.h"
+#include "tessera/train/evaluate.h"
+#include "tessera/train/progress.h"
+#include "tessera/train/run_log.h"
+#include "tessera/train/signals.h"
+
+namespace tessera {
+namespace fs = std::filesystem;
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr uint64_t kInitStep = ~uint64_t{0};  // random numbers of the initial weights
+
+std::unique_ptr<Model> build_model(const RunConfig& config, const DataInfo& info) {
+  RandomScope scope(static_cast<uint64_t>(config.seed), kInitStep);
+  return config.model.build(info);
+}
+
+class Trainer {
+ public:
+  Trainer(const RunConfig& config, const TrainOptions& options)
+      : c_(config),
+        options_(options),
+        seed_(static_cast<uint64_t>(config.seed)),
+        data_(config.data.build(DataContext{options.base, static_cast<uint64_t>(config.seed)})),
+        task_(config.task.build()),
+        model_(build_model(config, data_->info())),
+        parameters_(parameters_of(*model_, config.train.no_decay)),
+        optimizer_(config.train.optimizer.build(parameters_)),
+        schedule_(config.train.schedule.build(config.train.steps)),
+        loader_(*data_, Split::train,
+                {.batch = config.train.batch,
+                 .seed = static_cast<uint64_t>(config.seed),
+                 .threads = static_cast<int>(config.train.loader_threads)}) {
+    if (c_.train.ema) ema_.emplace(parameters_, c_.train.ema->decay);
+  }
+
+  TrainResult run() {
+    prepare_folder();
+    if (options_.resume) restore();
+    RunLog log(options_.run, step_);
+    progress_.emplace(step_, c_.train.steps);
+    note(fmt::format("{}: {} parameters, {} threads", c_.name,
+                     count_text(static_cast<double>(model_->parameter_count())), num_threads()));
+    StopSignals signals;
+    TrainEnd end = TrainEnd::finished;
+    while (step_ < c_.train.steps) {
+      update(log);
+      if (due(c_.train.eval_every) && step_ < c_.train.steps) evaluate_now(log);
+      if (c_.train.sample && due(c_.train.sample->every)) write_sample();
+      const bool stop = StopSignals::requested();
+      if (stale_ > 0 && c_.train.early_stop && stale_ >= c_.train.early_stop->patience) {
+        end = TrainEnd::early_stop;
+      } else if (stop) {
+        end = TrainEnd::interrupted;
+      }
+      if (due(c_.train.checkpoint_every) || end != TrainEnd::finished) save();
+      if (end != TrainEnd::finished) break;
+    }
+    return finish(log, end);
+  }
+
+ private:
+  bool due(int64_t every) const { return every > 0 && step_ % every == 0; }
+
+  void note(const std::string& text) {
+    if (!options_.quiet) progress_->note(text);
+  }
+
+  void prepare_folder() {
+    const bool has_run = fs::exists(options_.run / "config.json");
+    check(options_.resume || !has_run,
+          "train: {} already holds a run; pass --resume to go on with it, or --run DIR for another "
+          "folder",
+          options_.run.string());
+    fs::create_directories(options_.run);
+    write_file_atomic(options_.run / "config.json", to_json(c_).dump(2) + "\n");
+    write_file_atomic(options_.run / "run.json",
+                      RunCard::make(options_.base, *data_).dump(2) + "\n");
+  }
+
+  void restore() {
+    const std::vector<int64_t> steps = checkpoint_steps(options_.run);
+    if (steps.empty()) return;
+    const fs::path folder = checkpoint_folder(options_.run, steps.back());
+    const Checkpoint checkpoint = read_checkpoint(folder);
+    try {
+      model_->load_state(checkpoint.model);
+      optimizer_->load_state(checkpoint.optimizer);
+      if (ema_) ema_->load_state(checkpoint.ema);
+    } catch (const Error& error) {
+      fail("{}: {}", folder.string(), error.what());
+    }
+    read_state(checkpoint.state, folder);
+    step_ = checkpoint.step;
+    note_later_ = fmt::format("resumed at step {}", step_);
+  }
+
+  void read_state(const Json& state, const fs::path& folder) {
+    try {
+      loader_.seek({state.at("epoch").get<int64_t>(), state.at("batch").get<int64_t>()});
+      stale_ = state.at("stale").get<int64_t>();
+      if (state.contains("best")) best_ = state.at("best").get<double>();
+    } catch (const Json::exception& error) {
+      fail("{}: {}", (folder / "state.json").string(), error.what());
+    }
+  }
+
+  // One update: forward and backward over the micro-batches, clipping, the optimizer, the average.
+  void update(RunLog& log) {
+    if (!note_later_.empty()) note(std::exchange(note_later_, ""));
+    const auto start = Clock::now();
+    RandomScope scope(seed_, static_cast<uint64_t>(step_));
+    double loss = 0;
+    int64_t units = 0;
+    model_->train();
+    for (int64_t i = 0; i < c_.train.accumulate; ++i) {
+      const Batch batch = loader_.next();
+      const Tensor value = task_->loss(*model_, batch, {.step = step_});
+      loss += value.item() / static_cast<double>(c_.train.accumulate);
+      guard(loss, "loss");
+      value.backward();
+      units += task_->units(batch);
+    }
+    const double share = 1 / static_cast<double>(c_.train.accumulate);
+    const double norm = gradient_norm(parameters_) * share;
+    guard(norm, "gradient norm");
+    const double clip = c_.train.clip ? std::min(1.0, *c_.train.clip / (norm + 1e-6)) : 1.0;
+    const double factor = schedule_->factor(step_);
+    optimizer_->step(factor, clip * share);
+    model_->zero_grad();
+    if (ema_) ema_->update();
+    ++step_;
+    last_loss_ = loss;
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    report(log, loss, norm, factor, static_cast<double>(units) / seconds);
+  }
+
+  void guard(double value, const char* what) const {
+    if (std::isfinite(value)) return;
+    const std::vector<int64_t> steps = checkpoint_steps(options_.run);
+    fail("train: the {} became {} at step {}; {}; lower train.optimizer.lr or set train.clip", what,
+         value, step_ + 1,
+         steps.empty() ? "there is no checkpoint before it"
+                       : fmt::format("the last good checkpoint is {}",
+                                     checkpoint_folder(options_.run, steps.back()).string()));
+  }
+
+  void report(RunLog& log, double loss, double norm, double factor, double speed) {
+    speed_ = speed_ == 0 ? speed : 0.95 * speed_ + 0.05 * speed;
+    const double lr = optimizer_->lr() * factor;
+    if (!options_.quiet) progress_->step(step_, loss, lr, speed_, task_->unit());
+    if (step_ % c_.train.log_every != 0 && step_ != c_.train.steps) return;
+    log.write(step_, {{"train_loss", loss},
+                      {"lr", lr},
+                      {"grad_norm", norm},
+                      {task_->unit() + "_per_second", speed_}});
+  }
+
+  std::map<std::string, double> measure(Split split, int64_t batches) {
+    if (ema_) ema_->swap();
+    const auto metrics = evaluate(
+        *model_, *task_, *data_, split,
+        {.batch = c_.train.eval_batch.value_or(c_.train.batch), .batches = batches, .seed = seed_});
+    if (ema_) ema_->swap();
+    return metrics;
+  }
+
+  std::map<std::string, double> evaluate_now(RunLog& log) {
+    std::map<std::string, double> named;
+    std::string text = fmt::format("step {}:", step_);
+    for (const auto& [name, value] : measure(Split::validation, c_.train.eval_batches)) {
+      named["val_" + name] = value;
+      text += fmt::format("  val_{} {:.4f}", name, value);
+    }
+    note(text);
+    log.write(step_, named);
+    log.flush();
+    const double now = named.at("val_" + task_->headline());
+    const double delta = c_.train.early_stop ? c_.train.early_stop->min_delta : 0;
+    const bool better =
+        !best_ || (task_->smaller_is_better() ? now < *best_ - delta : now > *best_ + delta);
+    stale_ = better ? 0 : stale_ + 1;
+    if (better) best_ = now;
+    return named;
+  }
+
+  void save() {
+    Checkpoint checkpoint;
+    checkpoint.step = step_;
+    checkpoint.model = model_->state();
+    checkpoint.optimizer = optimizer_->state();
+    if (ema_) checkpoint.ema = ema_->state();
+    const LoaderPosition at = loader_.position();
+    checkpoint.state["epoch"] = at.epoch;
+    checkpoint.state["batch"] = at.step;
+    checkpoint.state["stale"] = stale_;
+    if (best_) checkpoint.state["best"] = *best_;
+    write_checkpoint(options_.run, checkpoint);
+    prune_checkpoints(options_.run, c_.train.keep_checkpoints);
+  }
+
+  void write_sample() {
+    auto* lm = dynamic_cast<LanguageModel*>(model_.get());
+    const Tokenizer* tokenizer = data_->tokenizer();
+    if (lm == nullptr || tokenizer == nullptr) return;
+    const SampleConfig& s = *c_.train.sample;
+    std::vector<int64_t> tokens = tokenizer->encode(s.prompt);
+    model_->eval();
+    generate(*lm, tokens,
+             {.tokens = s.tokens, .sampling = {.temperature = s.temperature}, .seed = seed_},
+             [&tokens](int64_t token) {
+               tokens.push_back(token);
+               return true;
+             });
+    const std::string text = tokenizer->decode(tokens);
+    fs::create_directories(options_.run / "samples");
+    write_file_atomic(options_.run / "samples" / fmt::format("step-{}.txt", step_), text + "\n");
+    note(fmt::format("sample at step {}:\n{}", step_, text));
+  }
+
+  TrainResult finish(RunLog& log, TrainEnd end) {
+    TrainResult result{end, step_, {}};
+    if (end == TrainEnd::interrupted) {
+      note(fmt::format("interrupted: step {} is saved; go on with --resume", step_));
+    } else {
+      result.metrics = evaluate_now(log);
+      if (std::isfinite(last_loss_)) result.metrics["train_loss"] = last_loss_;
+      if (data_->size(Split::test) > 0 && data_->size(Split::test) < kEndless) {
+        std::map<std::string, double> named;
+        for (const auto& [name, value] : measure(Split::test, 0)) named["test_" + name] = value;
+        log.write(step_, named);
+        result.metrics.insert(named.begin(), named.end());
+      }
+      save();
+      if (c_.train.sample) write_sample();
+      const AllocatorStats stats = allocator({}).stats();
+      note(fmt::format("finished: {} steps, peak memory of tensors {} MB", step_,
+                       count_text(static_cast<double>(stats.peak) / 1e6)));
+    }
+    log.flush();
+    progress_->finish();
+    return result;
+  }
+
+  const RunConfig& c_;
+  const TrainOptions& options_;
+  uint64_t seed_;
+  std::unique_ptr<Dataset> data_;
+  std::unique_ptr<Task> task_;
+  std::unique_ptr<Model> model_;
+  std::vector<Parameter> parameters_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Schedule> schedule_;
+  Loader loader_;
+  std::optional<Ema> ema_;
+  std::optional<Progress> progress_;
+  int64_t step_ = 0;
+  int64_t stale_ = 0;           // evaluations since the best one
+  std::optional<double> best_;  // headline metric
+  double last_loss_ = NAN;
+  double speed_ = 0;
+  std::string note_later_;
+};
+
+}  // namespace
+
+TrainResult train(const RunConfig& config, const TrainOptions& options) {
+  const Device device = device_from_name(config.device);
+  check(!device.is_cpu() || config.train.precision == "f32",
+        "train.precision: \"{}\" needs a CUDA device; on the CPU use \"f32\"",
+        config.train.precision);
+  flush_denormals();
+  return Trainer(config, options).run();
+}
+
+ExpectReport check_expectations(const RunConfig& config,
+                                const std::map<std::string, double>& metrics) {
+  ExpectReport report;
+  for (const auto& [name, expect] : config.expect) {
+    const auto found = metrics.find(name);
+    const bool known = found != metrics.end();
+    const double value = known ? found->second : NAN;
+    const bool ok =
+        known && (!expect.min || value >= *expect.min) && (!expect.max || value <= *expect.max);
+    report.ok = report.ok && ok;
+    report.text += fmt::format("{} {} = {:.4f}, expected{}{}\n", ok ? "ok  " : "FAIL", name, value,
+                               expect.min ? fmt::format(" >= {}", *expect.min) : "",
+                               expect.max ? fmt::format(" <= {}", *expect.max) : "");
+  }
+  return report;
+}
+
+}  // namespace tessera

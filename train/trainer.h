@@ -1,0 +1,42 @@
+// The trainer: runs a config to its end, or on from where it stopped.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "tessera/train/config.h"
+
+namespace tessera {
+
+struct TrainOptions {
+  std::filesystem::path run;   // the run's folder, made when missing
+  std::filesystem::path base;  // where relative data paths start: the folder of the config file
+  bool resume = false;         // go on from the newest checkpoint; without one start anew
+  bool quiet = false;          // no progress on stderr
+};
+
+enum class TrainEnd { finished, early_stop, interrupted };
+
+struct TrainResult {
+  TrainEnd end = TrainEnd::finished;
+  int64_t step = 0;
+  std::map<std::string, double> metrics;  // "train_loss", "val_loss", "val_accuracy", "test_…"
+};
+
+// Trains and leaves behind config.json, run.json, metrics.jsonl, TensorBoard events, checkpoints
+// and samples. A run killed at any instant and resumed ends with the same bits as an undisturbed
+// one, for any number of threads. SIGINT and SIGTERM finish the step, save and return
+// `interrupted`. A loss or gradient that is not finite ends in an Error that names the step and the
+// last good checkpoint. A folder that already holds a run is refused unless resuming.
+TrainResult train(const RunConfig& config, const TrainOptions& options);
+
+// A line per expectation of the config with the measured value; `ok` when all hold.
+struct ExpectReport {
+  bool ok = true;
+  std::string text;
+};
+ExpectReport check_expectations(const RunConfig& config,
+                                const std::map<std::string, double>& metrics);
+
+}  // namespace tessera
