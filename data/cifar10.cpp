@@ -1,9 +1,8 @@
 // CIFAR-10 in its binary form: records of one label byte and 3 x 32 x 32 bytes.
-#include <algorithm>
 #include <cstring>
 
 #include "tessera/core/create.h"
-#include "tessera/data/gzip.h"
+#include "tessera/core/file.h"
 #include "tessera/data/stored_images.h"
 
 namespace tessera {
@@ -26,21 +25,19 @@ struct Cifar10Config : ImageConfig {
   }
 };
 
-// The files of `folder` named PREFIX*.bin, sorted.
+// The files of `folder` named PREFIX*.bin.
 std::vector<std::filesystem::path> batch_files(const std::filesystem::path& folder,
                                                std::string_view prefix) {
-  check(std::filesystem::is_directory(folder), "data.path: {} is no folder", folder.string());
   std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(prefix) && name.ends_with(".bin")) files.push_back(entry.path());
+  for (const auto& path : list_folder(folder)) {
+    const std::string name = path.filename().string();
+    if (name.starts_with(prefix) && name.ends_with(".bin")) files.push_back(path);
   }
-  std::sort(files.begin(), files.end());
   return files;
 }
 
 void append_records(const std::filesystem::path& file, std::string& labels, std::string& pixels) {
-  const std::string bytes = read_bytes(file);
+  const std::string bytes = read_file(file.string());
   const auto size = static_cast<int64_t>(bytes.size());
   check(size > 0 && size % kRecord == 0, "{}: byte {}: the file ends inside a record of {} bytes",
         file.string(), size, kRecord);

@@ -47,6 +47,10 @@ bool is_missing(std::string_view text) {
   return std::find(marks.begin(), marks.end(), text) != marks.end();
 }
 
+bool is_whole_number(const std::string& text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+}
+
 float parse_number(std::string_view text, const std::string& file, const std::string& column,
                    size_t row) {
   const size_t from = std::min(text.find_first_not_of(' '), text.size());
@@ -145,18 +149,22 @@ struct CsvDataset : Dataset {
     }
   }
 
-  // Classes are the distinct texts of the column, sorted.
+  // Classes are the distinct texts of the column, sorted; whole numbers by their value.
   void read_classes(const CsvTable& table, size_t label) {
     auto& names = info_.class_names;
     for (const auto& fields : table.rows) names.push_back(fields[label]);
-    std::sort(names.begin(), names.end());
+    const bool numbers = std::all_of(names.begin(), names.end(), is_whole_number);
+    const auto before = [numbers](const std::string& a, const std::string& b) {
+      return numbers && a.size() != b.size() ? a.size() < b.size() : a < b;
+    };
+    std::sort(names.begin(), names.end(), before);
     names.erase(std::unique(names.begin(), names.end()), names.end());
     check(names.size() >= 2 && names.size() <= 100'000,
           "data.label: column \"{}\" has {} different values; want 2 to 100000 classes",
           table.header[label], names.size());
     info_.classes = static_cast<int64_t>(names.size());
     for (const auto& fields : table.rows) {
-      const auto found = std::lower_bound(names.begin(), names.end(), fields[label]);
+      const auto found = std::lower_bound(names.begin(), names.end(), fields[label], before);
       labels_.push_back(static_cast<float>(found - names.begin()));
     }
   }

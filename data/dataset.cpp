@@ -1,5 +1,6 @@
 #include "tessera/data/dataset.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 namespace tessera {
@@ -43,6 +44,18 @@ std::filesystem::path find_data(const std::string& path, const DataContext& cont
   }
   fail("{}: \"{}\" not found; looked at {}{}", key, path, looked,
        wanted.is_absolute() || places.size() > 1 ? "" : " (TESSERA_DATA_DIR is not set)");
+}
+
+std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::vector<std::filesystem::path> entries;
+  std::filesystem::directory_iterator at(folder, error);
+  for (; !error && at != std::filesystem::directory_iterator(); at.increment(error)) {
+    entries.push_back(at->path());
+  }
+  check(!error, "{}: cannot be read as a folder: {}", folder.string(), error.message());
+  std::sort(entries.begin(), entries.end());
+  return entries;
 }
 
 void check_indices(std::span<const int64_t> indices, int64_t size, std::string_view op) {

@@ -62,6 +62,9 @@ struct DataContext {
 std::filesystem::path find_data(const std::string& path, const DataContext& context,
                                 const std::string& key);
 
+// What a folder holds, sorted by name. Throws Error when it cannot be read.
+std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder);
+
 // The size of a generated training split that never repeats.
 constexpr int64_t kEndless = int64_t{1} << 40;
 

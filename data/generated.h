@@ -13,9 +13,11 @@ struct GeneratedSizes {
   int64_t test_size = 2000;
 
   void size_fields(Fields& f) {
-    f("train_size", train_size, "examples in an epoch; 0: endless, none ever comes twice").min(0);
-    f("validation_size", validation_size, "examples of the validation split").min(1);
-    f("test_size", test_size, "examples of the test split").min(1);
+    f("train_size", train_size, "examples in an epoch; 0: endless, none ever comes twice")
+        .min(0)
+        .max(kEndless);
+    f("validation_size", validation_size, "examples of the validation split").min(1).max(kEndless);
+    f("test_size", test_size, "examples of the test split").min(1).max(kEndless);
   }
 
   int64_t of(Split split) const {

@@ -122,7 +122,7 @@ LabelledImage draw_glyph(int64_t size, Generator& random) {
   }
   float* x = image.data<float>();
   for (int64_t i = 0; i < image.numel(); ++i) {
-    x[i] = std::clamp(x[i] + static_cast<float>(0.03 * random.normal()), 0.0f, 1.0f);
+    x[i] = std::clamp(x[i] + static_cast<float>(random.uniform(-0.05, 0.05)), 0.0f, 1.0f);
   }
   return {image, digit};
 }

@@ -18,7 +18,7 @@ struct GrammarConfig {
         .min(100)
         .max(1'000'000'000);
     f("tokenizer", tokenizer, "how text becomes tokens");
-    f("context", context, "tokens in a window").min(1);
+    f("context", context, "tokens in a window").min(1).max(1 << 24);
   }
 };
 

@@ -3,10 +3,10 @@
 #include <stb_image.h>
 
 #include <array>
-#include <fstream>
 #include <limits>
 
 #include "tessera/core/error.h"
+#include "tessera/core/file.h"
 
 namespace tessera {
 
@@ -47,22 +47,8 @@ size_t skip_header(std::string_view bytes, const std::string& name) {
 
 }  // namespace
 
-std::string read_bytes(const std::filesystem::path& path) {
-  std::error_code error;
-  check(!std::filesystem::is_directory(path, error), "{}: is a folder, want a file", path.string());
-  std::ifstream file(path, std::ios::binary);
-  check(file.good(), "{}: cannot be opened", path.string());
-  std::string bytes;
-  std::array<char, 1 << 16> buffer{};
-  while (file.read(buffer.data(), buffer.size()) || file.gcount() > 0) {
-    bytes.append(buffer.data(), static_cast<size_t>(file.gcount()));
-  }
-  check(!file.bad(), "{}: byte {}: cannot be read", path.string(), bytes.size());
-  return bytes;
-}
-
 std::string read_maybe_gzip(const std::filesystem::path& path) {
-  std::string bytes = read_bytes(path);
+  std::string bytes = read_file(path.string());
   return bytes.starts_with("\x1F\x8B") ? gunzip(bytes, path.string()) : bytes;
 }
 

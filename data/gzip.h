@@ -1,4 +1,4 @@
-// Reading whole files, gzip-compressed ones too.
+// Gzip (RFC 1952).
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,10 @@
 
 namespace tessera {
 
-// The bytes of a file. Throws Error when it cannot be read.
-std::string read_bytes(const std::filesystem::path& path);
-// The same, unpacked when the file begins with gzip's two magic bytes.
+// The bytes of a file, unpacked when it begins with gzip's two magic bytes.
 std::string read_maybe_gzip(const std::filesystem::path& path);
 
-// Unpacks one gzip member (RFC 1952): header fields, size and CRC-32 are checked, and the size that
+// Unpacks one gzip member: header fields, size and CRC-32 are checked, and the size that
 // the trailer promises must be possible for the compressed size. `name` begins every error.
 std::string gunzip(std::string_view bytes, const std::string& name);
 

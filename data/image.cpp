@@ -5,14 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <memory>
 #include <vector>
 
 #include "tessera/core/create.h"
+#include "tessera/core/file.h"
 #include "tessera/core/kernels/copy.h"
-#include "tessera/data/gzip.h"
 
 namespace tessera {
 
@@ -58,7 +57,7 @@ Tensor decode_with(Sample* (*decode)(const stbi_uc*, int, int*, int*, int*, int)
 }  // namespace
 
 Tensor load_image(const std::filesystem::path& path) {
-  return decode_image(read_bytes(path), path.string());
+  return decode_image(read_file(path.string()), path.string());
 }
 
 Tensor decode_image(std::string_view bytes, const std::string& name) {
@@ -102,11 +101,7 @@ std::string encode_png(const Tensor& image) {
 }
 
 void save_png(const std::filesystem::path& path, const Tensor& image) {
-  const std::string bytes = encode_png(image);
-  std::ofstream file(path, std::ios::binary);
-  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  file.close();
-  check(file.good(), "{}: cannot be written", path.string());
+  write_file_atomic(path.string(), encode_png(image));
 }
 
 Tensor as_image(const Tensor& image, std::string_view op) {

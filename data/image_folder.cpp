@@ -49,21 +49,10 @@ bool is_image(const fs::path& path) {
   return std::find(endings.begin(), endings.end(), ending) != endings.end();
 }
 
-template <class Keep>
-std::vector<fs::path> sorted_entries(const fs::path& folder, const Keep& keep) {
-  std::vector<fs::path> entries;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (keep(entry.path())) entries.push_back(entry.path());
-  }
-  std::sort(entries.begin(), entries.end());
-  return entries;
-}
-
 std::vector<std::string> class_folders(const fs::path& folder) {
   std::vector<std::string> names;
-  for (const auto& path :
-       sorted_entries(folder, [](const fs::path& p) { return is_directory(p); })) {
-    names.push_back(path.filename().string());
+  for (const auto& path : list_folder(folder)) {
+    if (fs::is_directory(path)) names.push_back(path.filename().string());
   }
   check(names.size() >= 2, "data.path: {} has {} class folders, want at least 2", folder.string(),
         names.size());
@@ -113,8 +102,8 @@ struct ImageFolderDataset : ImageDataset {
     std::vector<LabelledFile> files;
     for (size_t label = 0; label < classes.size(); ++label) {
       if (!fs::is_directory(folder / classes[label])) continue;
-      for (const auto& path : sorted_entries(folder / classes[label], is_image)) {
-        files.push_back({path, static_cast<int64_t>(label)});
+      for (const auto& path : list_folder(folder / classes[label])) {
+        if (is_image(path)) files.push_back({path, static_cast<int64_t>(label)});
       }
     }
     return files;

@@ -19,13 +19,15 @@ struct MqarConfig : GeneratedSizes {
   bool random_non_queries = false;
   TESSERA_FIELDS(f)
   {
-    f("vocabulary", vocabulary, "tokens; the lower half are keys, the upper half values").min(4);
-    f("context", context, "tokens in a sequence, even").min(4);
-    f("pairs", pairs, "key-value pairs to remember").min(1);
+    f("vocabulary", vocabulary, "tokens; the lower half are keys, the upper half values")
+        .min(4)
+        .max(1 << 30);
+    f("context", context, "tokens in a sequence, even").min(4).max(1 << 24);
+    f("pairs", pairs, "key-value pairs to remember").min(1).max(1 << 24);
     f("power", power,
       "queries in slot s have weight s^(power - 1): 1 even, small prefers early ones")
         .min(1e-6);
-    f("passes", passes, "how often the prefix of pairs is shown").min(1);
+    f("passes", passes, "how often the prefix of pairs is shown").min(1).max(1 << 24);
     f("random_non_queries", random_non_queries, "fill unused places with random tokens, not zeros");
     size_fields(f);
   }

@@ -18,9 +18,10 @@ struct NeedleConfig : GeneratedSizes {
   TESSERA_FIELDS(f)
   {
     f("vocabulary", vocabulary, "tokens: 2 marks, then a third each of keys, values and filler")
-        .min(11);
-    f("context", context, "tokens in a sequence").min(5);
-    f("needles", needles, "pairs hidden in a sequence; one is asked for").min(1);
+        .min(11)
+        .max(1 << 30);
+    f("context", context, "tokens in a sequence").min(5).max(1 << 24);
+    f("needles", needles, "pairs hidden in a sequence; one is asked for").min(1).max(1 << 24);
     size_fields(f);
   }
 };

@@ -64,7 +64,7 @@ struct RandAugmentConfig {
   double deviation = 0.5;
   TESSERA_FIELDS(f)
   {
-    f("count", count, "operations applied to an image, one after another").min(0);
+    f("count", count, "operations applied to an image, one after another").min(0).max(100);
     f("magnitude", magnitude, "strength on a scale of 0 to 10").min(0).max(10);
     f("deviation", deviation, "standard deviation of the strength").min(0);
   }

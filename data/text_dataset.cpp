@@ -1,6 +1,5 @@
-#include <algorithm>
-
 #include "tessera/config/registry.h"
+#include "tessera/core/file.h"
 #include "tessera/data/gzip.h"
 #include "tessera/data/token_windows.h"
 
@@ -20,7 +19,7 @@ struct TextConfig {
       "a text file, or a folder whose *.txt files are joined in order of their names");
     f("test_path", test_path, "text of the test split; empty: the validation text");
     f("tokenizer", tokenizer, "how text becomes tokens");
-    f("context", context, "tokens in a window").min(1);
+    f("context", context, "tokens in a window").min(1).max(1 << 24);
     f("train_fraction", train_fraction, "the first part trains, the rest validates")
         .min(0.01)
         .max(0.99);
@@ -29,14 +28,11 @@ struct TextConfig {
 
 std::string read_text(const std::filesystem::path& path) {
   if (!std::filesystem::is_directory(path)) return read_maybe_gzip(path);
-  std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(path)) {
-    if (entry.path().extension() == ".txt") files.push_back(entry.path());
-  }
-  check(!files.empty(), "data.path: no *.txt file in {}", path.string());
-  std::sort(files.begin(), files.end());
   std::string text;
-  for (const auto& file : files) text += read_bytes(file);
+  for (const auto& file : list_folder(path)) {
+    if (file.extension() == ".txt") text += read_file(file.string());
+  }
+  check(!text.empty(), "data.path: no text in *.txt files of {}", path.string());
   return text;
 }
 

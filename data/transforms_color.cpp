@@ -105,7 +105,7 @@ struct RandomErasingConfig {
     f("probability", probability, "how often").min(0).max(1);
     f("min_area", min_area, "smallest part of the area").min(0).max(1);
     f("max_area", max_area, "largest part of the area").min(0).max(1);
-    f("max_ratio", max_ratio, "largest ratio of the box's sides, either way").min(1);
+    f("max_ratio", max_ratio, "largest ratio of the box's sides, either way").min(1).max(100);
     f("fill", fill, "unit normal noise per pixel, or zeros").one_of({"noise", "zero"});
   }
 };

@@ -11,6 +11,7 @@ namespace tessera {
 
 namespace {
 
+constexpr double kMaxSize = 10'000;
 constexpr const char* kTorchvision = "torchvision.transforms";
 
 double symmetric(Generator& random, double range) {
@@ -27,7 +28,7 @@ struct ResizeConfig {
   std::string filter = "bilinear";
   TESSERA_FIELDS(f)
   {
-    f("size", size, "length of the shorter side").min(1);
+    f("size", size, "length of the shorter side").min(1).max(kMaxSize);
     f("filter", filter, "how to interpolate").one_of({"nearest", "bilinear", "bicubic"});
   }
 };
@@ -45,7 +46,7 @@ TESSERA_REGISTER(Transform, ResizeTransform, "resize", "Resizes the shorter side
 struct CenterCropConfig {
   int64_t size = 32;
   TESSERA_FIELDS(f)
-  { f("size", size, "height and width").min(1); }
+  { f("size", size, "height and width").min(1).max(kMaxSize); }
 };
 
 struct CenterCropTransform : Transform {
@@ -67,10 +68,12 @@ struct RandomResizedCropConfig {
   std::string filter = "bicubic";
   TESSERA_FIELDS(f)
   {
-    f("size", size, "height and width of the result").min(1);
+    f("size", size, "height and width of the result").min(1).max(kMaxSize);
     f("min_area", min_area, "smallest part of the image's area that is cut out").min(0.001).max(1);
-    f("max_ratio", max_ratio, "largest ratio of the cut's sides, either way").min(1);
-    f("eval_zoom", eval_zoom, "evaluation resizes the shorter side to this many sizes").min(1);
+    f("max_ratio", max_ratio, "largest ratio of the cut's sides, either way").min(1).max(100);
+    f("eval_zoom", eval_zoom, "evaluation resizes the shorter side to this many sizes")
+        .min(1)
+        .max(10);
     f("filter", filter, "how to interpolate").one_of({"nearest", "bilinear", "bicubic"});
   }
 };
@@ -114,7 +117,7 @@ struct PadCropConfig {
   bool reflect = false;
   TESSERA_FIELDS(f)
   {
-    f("padding", padding, "pixels added on every side before cutting").min(0);
+    f("padding", padding, "pixels added on every side before cutting").min(0).max(kMaxSize);
     f("reflect", reflect, "pad with the mirrored image instead of zeros");
   }
 };
@@ -157,7 +160,7 @@ TESSERA_REGISTER(Transform, RandomFlipTransform, "random_flip", "Mirrors left an
 struct RandomShiftConfig {
   int64_t max = 2;
   TESSERA_FIELDS(f)
-  { f("max", max, "largest shift in pixels, both ways, each axis").min(0); }
+  { f("max", max, "largest shift in pixels, both ways, each axis").min(0).max(kMaxSize); }
 };
 
 struct RandomShiftTransform : Transform {

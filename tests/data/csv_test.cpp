@@ -69,6 +69,16 @@ TEST_CASE("a table trains a classifier on standardised features, missing values 
         std::vector<int64_t>{0, 1});
 }
 
+TEST_CASE("classes that are whole numbers stand in the order of their values") {
+  const ScratchFolder folder;
+  std::string text = "x,y\n";
+  for (int i = 0; i < 12; ++i) text += "1," + std::to_string(i) + "\n";
+  folder.write("t.csv", text);
+  const auto data = make_dataset(R"({"type": "csv", "path": "t.csv"})", folder.path);
+  CHECK(data->info().class_names[2] == "2");
+  CHECK(data->info().class_names[11] == "11");
+}
+
 TEST_CASE("a regression keeps its labels as numbers, shuffled parts are disjoint") {
   const ScratchFolder folder;
   std::string text = "y,x\n";

@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "support.h"
-#include "tessera/data/gzip.h"
+#include "tessera/core/file.h"
 
 using namespace tessera;
 
@@ -72,7 +72,7 @@ TEST_CASE("tiny Shakespeare has 65 characters and its customary split") {
   CHECK(data->info().vocabulary == 65);
   CHECK(data->size(Split::train) == 1'003'854 - 64);
   CHECK(data->size(Split::validation) == (111'540 - 1) / 64);
-  const std::string text = read_bytes(*folder / "input.txt");
+  const std::string text = read_file((*folder / "input.txt").string());
   CHECK(text.size() == 1'115'394);
   CHECK(data->tokenizer()->decode(data->tokenizer()->encode(text)) == text);
   const Batch batch = data->get(Split::train, std::vector<int64_t>{0, 5}, 1);
