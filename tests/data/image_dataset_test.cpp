@@ -135,7 +135,8 @@ TEST_CASE("generated images are the same for an index and differ between splits 
 TEST_CASE("generated labels are balanced and images lie in [0, 1] before normalisation") {
   for (const auto& [type, classes] :
        {std::pair<const char*, int64_t>{"glyphs", 10}, {"shapes", 10}, {"odd_corner", 4}}) {
-    CAPTURE(type);
+    const std::string name = type;
+    CAPTURE(name);
     const auto data = make_dataset(std::string(R"({"type": ")") + type + R"(", "transforms": []})");
     CHECK(data->info().classes == classes);
     const Batch batch = data->get(Split::train, range(2000), 1);
