@@ -6,8 +6,8 @@
 namespace tessera {
 
 // In training: y = x / (1 − p) with probability 1 − p, else 0, independently per element
-// (Srivastava et al. 2014); else x. The numbers come from RandomScope::next_key(). Throws unless 0
-// ≤ p < 1. f32 or f64. Differentiable any number of times.
+// (Srivastava et al. 2014); p is rounded to 16 bits. Otherwise x itself. The numbers come from
+// RandomScope::next_key(). Throws unless 0 ≤ p < 1. f32 or f64. Differentiable any number of times.
 Tensor dropout(const Tensor& x, double p, bool training = true);
 
 // The same with one draw per sample, the first dimension of x (Huang et al. 2016, "Deep Networks

@@ -23,7 +23,7 @@ TEST_CASE("dropout keeps a share 1 − p, scaled, and its gradient has the same 
   const auto values = y.to_vector<float>();
   const auto dropped = std::count(values.begin(), values.end(), 0.0f);
   CHECK(dropped == doctest::Approx(25'000).epsilon(0.02));
-  for (float v : values) CHECK_UNARY(v == 0 || v == doctest::Approx(4.0 / 3));
+  for (float v : values) CHECK_UNARY((v == 0 || v == doctest::Approx(4.0 / 3)));
   sum(y).backward();
   CHECK(x.grad().to_vector<float>() == values);
 }
