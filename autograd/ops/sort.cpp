@@ -1,6 +1,7 @@
 #include "tessera/autograd/ops/sort.h"
 
-#include <numeric>
+#include <algorithm>
+#include <vector>
 
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/indexing.h"
@@ -16,28 +17,24 @@ namespace {
 
 using detail::RowView;
 
-// The order of a row's entries as an order of their indices; no two are equal.
+template <class T>
+struct Entry {
+  T value;
+  int64_t index;
+};
+
+// The order of a row's entries; no two are equal.
 template <class T>
 struct Before {
-  const T* row;
   bool descending;
-  bool operator()(int64_t a, int64_t b) const {
-    const bool above = detail::greater(row[a], row[b]);
-    const bool below = detail::greater(row[b], row[a]);
-    return above == below ? a < b : above == descending;
+  bool operator()(const Entry<T>& a, const Entry<T>& b) const {
+    if (detail::greater(a.value, b.value)) return descending;
+    if (detail::greater(b.value, a.value)) return !descending;
+    return a.index < b.index;
   }
 };
 
-// Indices (R, k) of the first k entries of every row in that order, from `place`.
-template <class T, class Place>
-void order_row(const T* row, int64_t n, bool descending, const Place& place) {
-  thread_local std::vector<int64_t> scratch;
-  scratch.resize(static_cast<size_t>(n));
-  std::iota(scratch.begin(), scratch.end(), int64_t{0});
-  place(scratch, Before<T>{row, descending});
-}
-
-// Indices (R, count) of what `place(indices, before)` leaves at [first, first + count).
+// Indices (R, count) of what `place(entries, before)` leaves at [first, first + count) of a row.
 template <class Place>
 Tensor order_rows(const Tensor& x, int64_t first, int64_t count, bool descending,
                   const Place& place) {
@@ -48,25 +45,28 @@ Tensor order_rows(const Tensor& x, int64_t first, int64_t count, bool descending
   detail::visit_comparable(x.dtype(), [&]<class T>() {
     const T* in = from.data<T>();
     detail::parallel_rows(x.size(0), 8 * n, [&](int64_t r) {
-      order_row(in + r * n, n, descending, [&](std::vector<int64_t>& indices, const auto& before) {
-        place(indices, before);
-        std::copy_n(indices.begin() + first, count, out + r * count);
-      });
+      thread_local std::vector<Entry<T>> entries;
+      entries.resize(static_cast<size_t>(n));
+      for (int64_t i = 0; i < n; ++i) entries[static_cast<size_t>(i)] = {in[r * n + i], i};
+      place(entries, Before<T>{descending});
+      for (int64_t i = 0; i < count; ++i) {
+        out[r * count + i] = entries[static_cast<size_t>(first + i)].index;
+      }
     });
   });
   return index;
 }
 
 Tensor sorted_rows(const Tensor& x, int64_t k, bool descending) {
-  return order_rows(x, 0, k, descending, [k](std::vector<int64_t>& indices, const auto& before) {
+  return order_rows(x, 0, k, descending, [k](auto& entries, const auto& before) {
     // A heap of k is the quickest for a few, selection for many.
-    const auto middle = indices.begin() + k;
-    if (16 * k < static_cast<int64_t>(indices.size())) {
-      std::partial_sort(indices.begin(), middle, indices.end(), before);
+    const auto middle = entries.begin() + k;
+    if (16 * k < static_cast<int64_t>(entries.size())) {
+      std::partial_sort(entries.begin(), middle, entries.end(), before);
       return;
     }
-    if (middle != indices.end()) std::nth_element(indices.begin(), middle, indices.end(), before);
-    std::sort(indices.begin(), middle, before);
+    if (middle != entries.end()) std::nth_element(entries.begin(), middle, entries.end(), before);
+    std::sort(entries.begin(), middle, before);
   });
 }
 
@@ -165,8 +165,8 @@ ValuesIndices kth_value(const Tensor& x, int64_t k, int64_t dim, bool keep_dims)
         "kth_value: k = {} is not in 1 … {}, the size of dimension {} of {}", k, view.size(), dim,
         x.shape());
   const Tensor index =
-      order_rows(view.matrix(), k - 1, 1, false, [k](auto& indices, const auto& before) {
-        std::nth_element(indices.begin(), indices.begin() + (k - 1), indices.end(), before);
+      order_rows(view.matrix(), k - 1, 1, false, [k](auto& entries, const auto& before) {
+        std::nth_element(entries.begin(), entries.begin() + (k - 1), entries.end(), before);
       });
   return {view.reduced(gather(view.matrix(), 1, index), keep_dims), view.reduced(index, keep_dims)};
 }
