@@ -15,7 +15,9 @@ struct DenseAttentionLayer final : Attention {
     std::optional<bool> bias;
     TESSERA_FIELDS(f)
     {
-      f("kv_heads", kv_heads, "heads of keys and values; default: as many as heads").min(1);
+      f("kv_heads", kv_heads, "heads of keys and values; default: as many as heads")
+          .min(1)
+          .max(1 << 16);
       f("bias", bias, "biases in the projections; default: as the model says");
     }
   };

@@ -1,9 +1,12 @@
 #include "tessera/core/allocator.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdlib>
+#include <limits>
 #include <mutex>
 #include <vector>
 
@@ -21,7 +24,14 @@ size_t class_of(size_t bytes) {
   return power * 4 + quarters - 4;
 }
 
-size_t class_bytes(size_t c) { return ((4 + c % 4) << (c / 4)) * 16; }
+int64_t physical_memory() {
+  const int64_t pages = ::sysconf(_SC_PHYS_PAGES), size = ::sysconf(_SC_PAGESIZE);
+  return pages > 0 && size > 0 ? pages * size : std::numeric_limits<int64_t>::max();
+}
+
+size_t class_bytes(size_t c) {
+  return ((4 + c % 4) << (c / 4)) * 16;
+}
 
 class CpuAllocator final : public Allocator {
  public:
@@ -35,6 +45,11 @@ class CpuAllocator final : public Allocator {
       pointer = free_[c].back();
       free_[c].pop_back();
     } else {
+      if (size > limit_ - stats_.reserved) free_cached();
+      check(size <= limit_ - stats_.reserved,
+            "memory: {} bytes beside {} live ones exceed the {} there are; make the batch or the "
+            "model smaller",
+            bytes, stats_.live, limit_);
       pointer = std::aligned_alloc(kAlignment, round_up(static_cast<size_t>(size)));
       check(pointer != nullptr,
             "memory: the system refused {} bytes ({} live, {} reserved); make the batch smaller",
@@ -64,8 +79,23 @@ class CpuAllocator final : public Allocator {
     stats_.peak = stats_.live;
   }
 
+  void set_limit(int64_t bytes) override {
+    std::lock_guard lock(mutex_);
+    limit_ = bytes;
+  }
+
+  int64_t limit() const override {
+    std::lock_guard lock(mutex_);
+    return limit_;
+  }
+
   void release_cached() override {
     std::lock_guard lock(mutex_);
+    free_cached();
+  }
+
+ private:
+  void free_cached() {
     for (size_t c = 0; c < free_.size(); ++c) {
       for (void* pointer : free_[c]) std::free(pointer);
       stats_.reserved -= static_cast<int64_t>(free_[c].size() * class_bytes(c));
@@ -73,12 +103,14 @@ class CpuAllocator final : public Allocator {
     }
   }
 
- private:
-  static size_t round_up(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+  static size_t round_up(size_t bytes) {
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
 
   mutable std::mutex mutex_;
   std::array<std::vector<void*>, 160> free_;
   AllocatorStats stats_;
+  int64_t limit_ = physical_memory();
 };
 
 }  // namespace

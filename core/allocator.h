@@ -26,6 +26,10 @@ class Allocator {
   virtual void deallocate(void* pointer, size_t bytes) = 0;     // `bytes` as asked for
   virtual AllocatorStats stats() const = 0;
   virtual void reset_peak() = 0;
+  // The most bytes that may be reserved; at first the memory of the machine, because a system that
+  // overcommits grants more and kills the program later. Beyond it allocate() throws Error.
+  virtual void set_limit(int64_t bytes) = 0;
+  virtual int64_t limit() const = 0;
   virtual void release_cached() = 0;  // gives kept blocks back to the system
 };
 

@@ -40,13 +40,13 @@ struct DataInfo {
 
   TESSERA_FIELDS(f)
   {
-    f("vocabulary", vocabulary, "tokens").min(0);
-    f("context", context, "tokens in a sequence").min(0);
-    f("channels", channels, "of an image").min(0);
-    f("height", height, "of an image").min(0);
-    f("width", width, "of an image").min(0);
-    f("classes", classes, "of labels").min(0);
-    f("features", features, "columns of a table").min(0);
+    f("vocabulary", vocabulary, "tokens").min(0).max(1 << 24);
+    f("context", context, "tokens in a sequence").min(0).max(1 << 24);
+    f("channels", channels, "of an image").min(0).max(1 << 24);
+    f("height", height, "of an image").min(0).max(1 << 24);
+    f("width", width, "of an image").min(0).max(1 << 24);
+    f("classes", classes, "of labels").min(0).max(1 << 24);
+    f("features", features, "columns of a table").min(0).max(1 << 24);
     f("class_names", class_names, "in the order of their labels");
   }
 };

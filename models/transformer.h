@@ -30,10 +30,10 @@ struct Transformer final : LanguageModel {
 
     TESSERA_FIELDS(f)
     {
-      f("width", width, "size of the residual stream").min(1);
-      f("depth", depth, "number of blocks").min(1);
-      f("heads", heads, "attention heads").min(1);
-      f("head_dim", head_dim, "width of a head; default width / heads").min(1);
+      f("width", width, "size of the residual stream").min(1).max(1 << 20);
+      f("depth", depth, "number of blocks").min(1).max(1 << 14);
+      f("heads", heads, "attention heads").min(1).max(1 << 16);
+      f("head_dim", head_dim, "width of a head; default width / heads").min(1).max(1 << 16);
       f("attention", attention, "the token mixer of every block");
       f("feed_forward", feed_forward, "the position-wise part of every block");
       f("norm", norm, "normalisation").one_of({"layer", "rms"});

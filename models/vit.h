@@ -37,10 +37,10 @@ struct Vit final : ImageClassifier {
 
     TESSERA_FIELDS(f)
     {
-      f("patch", patch, "side of a patch in pixels; must divide the image").min(1);
-      f("width", width, "size of the residual stream").min(1);
-      f("depth", depth, "number of blocks").min(1);
-      f("heads", heads, "attention heads").min(1);
+      f("patch", patch, "side of a patch in pixels; must divide the image").min(1).max(1 << 16);
+      f("width", width, "size of the residual stream").min(1).max(1 << 20);
+      f("depth", depth, "number of blocks").min(1).max(1 << 14);
+      f("heads", heads, "attention heads").min(1).max(1 << 16);
       f("attention", attention, "the token mixer of every block");
       f("feed_forward", feed_forward, "the position-wise part of every block");
       f("norm", norm, "normalisation").one_of({"layer", "rms"});

@@ -33,8 +33,8 @@ struct Mlp final : FeedForward {
     std::string activation = "gelu";
     TESSERA_FIELDS(f)
     {
-      f("hidden", hidden, "inner width; default ratio × width").min(1);
-      f("ratio", ratio, "inner width as a multiple of the width").above(0);
+      f("hidden", hidden, "inner width; default ratio × width").min(1).max(1 << 24);
+      f("ratio", ratio, "inner width as a multiple of the width").above(0).max(1024);
       f("activation", activation, "pointwise function between the two matrices")
           .one_of(activation_names());
     }
@@ -57,8 +57,9 @@ struct Glu final : FeedForward {
     TESSERA_FIELDS(f)
     {
       f("hidden", hidden, "inner width; default ratio × width, rounded up to a multiple of 8")
-          .min(1);
-      f("ratio", ratio, "inner width as a multiple of the width").above(0);
+          .min(1)
+          .max(1 << 24);
+      f("ratio", ratio, "inner width as a multiple of the width").above(0).max(1024);
       f("activation", activation, "pointwise function of the gate: silu gives SwiGLU, gelu GEGLU")
           .one_of(activation_names());
     }

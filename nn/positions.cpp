@@ -89,7 +89,12 @@ Tensor AlibiPositions::score_bias(const Tensor& query_positions,
 }
 
 RelativeBias::RelativeBias(const Config& config, const PositionGeometry& g)
-    : weight(parameter(init::normal({config.buckets, g.heads}, 0.02))), config_(config) {}
+    : weight(parameter(init::normal({config.buckets, g.heads}, 0.02))), config_(config) {
+  const int64_t exact = config.buckets / (config.bidirectional ? 4 : 2);
+  check(config.max_distance > exact,
+        "positions: max_distance {} must exceed the {} distances that have a bucket of their own",
+        config.max_distance, exact);
+}
 
 int64_t RelativeBias::bucket(int64_t distance) const {
   int64_t count = config_.buckets;

@@ -116,7 +116,7 @@ struct RelativeBias final : Positions {
     bool bidirectional = false;
     TESSERA_FIELDS(f)
     {
-      f("buckets", buckets, "how many distances are told apart").min(2);
+      f("buckets", buckets, "how many distances are told apart").min(4).max(1 << 20);
       f("max_distance", max_distance, "from here on all distances share a bucket").min(2);
       f("bidirectional", bidirectional, "tells the future from the past");
     }

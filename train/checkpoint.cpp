@@ -43,6 +43,8 @@ Checkpoint read_checkpoint(const fs::path& folder) {
   check(c.state.is_object() && c.state.contains("step") && c.state["step"].is_number_integer(),
         "{}: no step number", (folder / "state.json").string());
   c.step = c.state["step"].get<int64_t>();
+  check(folder.filename() == checkpoint_folder({}, c.step).filename(),
+        "{}: step {} is not the one of its folder", (folder / "state.json").string(), c.step);
   c.model = read_tensors(folder / "model.safetensors");
   c.optimizer = read_tensors(folder / "optimizer.safetensors");
   if (fs::exists(folder / "ema.safetensors")) c.ema = read_tensors(folder / "ema.safetensors");

@@ -39,7 +39,7 @@ struct SampleConfig {
   {
     f("every", every, "steps between samples written to the run; 0: only at the end").min(0);
     f("prompt", prompt, "what the sample continues");
-    f("tokens", tokens, "length of a sample").min(1);
+    f("tokens", tokens, "length of a sample").min(1).max(1 << 24);
     f("temperature", temperature, "of sampling").min(0);
   }
 };
@@ -67,7 +67,7 @@ struct TrainConfig {
   TESSERA_FIELDS(f)
   {
     f("steps", steps, "updates of the parameters").min(1);
-    f("batch", batch, "elements per forward pass").min(1);
+    f("batch", batch, "elements per forward pass").min(1).max(1 << 24);
     f("accumulate", accumulate, "forward passes per update").min(1);
     f("optimizer", optimizer, "how parameters are updated");
     f("schedule", schedule, "how the learning rate changes");
@@ -76,7 +76,9 @@ struct TrainConfig {
         .one_of({"f32", "tf32", "bf16"});
     f("eval_every", eval_every, "steps between evaluations; 0: only at the end").min(0);
     f("eval_batches", eval_batches, "batches per evaluation; 0: the whole split").min(0);
-    f("eval_batch", eval_batch, "elements per evaluation batch; default: batch").min(1);
+    f("eval_batch", eval_batch, "elements per evaluation batch; default: batch")
+        .min(1)
+        .max(1 << 24);
     f("checkpoint_every", checkpoint_every, "steps between checkpoints; 0: only at the end").min(0);
     f("keep_checkpoints", keep_checkpoints, "how many of the newest checkpoints stay").min(1);
     f("no_decay", no_decay, "endings of parameter names without weight decay, besides vectors");

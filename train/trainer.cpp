@@ -89,7 +89,9 @@ class Trainer {
           "train: {} already holds a run; pass --resume to go on with it, or --run DIR for another "
           "folder",
           options_.run.string());
-    fs::create_directories(options_.run);
+    std::error_code error;
+    fs::create_directories(options_.run, error);
+    check(!error, "train: {} cannot be made: {}", options_.run.string(), error.message());
     write_file_atomic(options_.run / "config.json", to_json(c_).dump(2) + "\n");
     write_file_atomic(options_.run / "run.json",
                       RunCard::make(options_.base, *data_).dump(2) + "\n");

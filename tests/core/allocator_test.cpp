@@ -44,6 +44,19 @@ TEST_CASE("a second round of the same sizes asks the system for nothing") {
   CHECK(after.live == before.live);
 }
 
+TEST_CASE("more than the limit is refused, and blocks kept for reuse make room first") {
+  Allocator& cpu = allocator({});
+  CHECK_THROWS_WITH_AS(cpu.allocate(size_t{1} << 50), doctest::Contains("make the batch"), Error);
+  const int64_t machine = cpu.limit();
+  cpu.deallocate(cpu.allocate(1 << 20), 1 << 20);
+  cpu.set_limit(cpu.stats().live + (3 << 20));
+  void* block = nullptr;
+  CHECK_NOTHROW(block = cpu.allocate(2 << 20));
+  CHECK_THROWS_WITH_AS(cpu.allocate(2 << 20), doctest::Contains("memory: 2097152 bytes"), Error);
+  cpu.deallocate(block, 2 << 20);
+  cpu.set_limit(machine);
+}
+
 TEST_CASE("live blocks are aligned and do not overlap") {
   const auto blocks = round_of_blocks(2);
   for (size_t i = 0; i < blocks.size(); ++i) {
