@@ -22,8 +22,8 @@ class LanguageModeling final : public Task {
 
   Tensor loss(Model& model, const Batch& batch, const ForwardContext& context) override {
     auto& lm = as<LanguageModel>(model, "language_modeling", "language model");
-    return cross_entropy(lm.logits(batch.at("tokens"), context), batch.at("targets"),
-                         {.label_smoothing = c_.label_smoothing});
+    return linear_cross_entropy(lm.hidden(batch.at("tokens"), context), lm.head(),
+                                batch.at("targets"), {.label_smoothing = c_.label_smoothing});
   }
 
   void evaluate(Model& model, const Batch& batch, MetricSums& sums) override {

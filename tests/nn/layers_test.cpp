@@ -11,6 +11,7 @@
 #include "tessera/nn/feed_forward.h"
 #include "tessera/nn/gru.h"
 #include "tessera/nn/init.h"
+#include "tessera/nn/loss.h"
 #include "tessera/nn/positions.h"
 
 using namespace tessera;
@@ -116,6 +117,14 @@ TEST_CASE("a GRU keeps its state where the mask is zero, and reads backwards") {
   const auto forward = gru(x).to_vector<float>();
   const auto backward = flip(gru(flip(x, {1}), {}, true), {1}).to_vector<float>();
   for (size_t i = 0; i < forward.size(); ++i) CHECK(forward[i] == doctest::Approx(backward[i]));
+}
+
+TEST_CASE("losses are chosen by name") {
+  const Tensor logits = zeros({2, 4});
+  const auto loss = Choice<Loss>("cross_entropy").build();
+  CHECK((*loss)(logits, from_values(std::vector<int64_t>{1, 3}, {2})).item() ==
+        doctest::Approx(std::log(4.0)));
+  CHECK((*Choice<Loss>("mse").build())(ones({3}), zeros({3})).item() == 1);
 }
 
 TEST_CASE("SwiGLU as one pointwise function equals its parts") {
