@@ -7,9 +7,9 @@
 #include <filesystem>
 #include <map>
 
-#include "command.h"
 #include "tessera/autograd/profile.h"
 #include "tessera/autograd/tape.h"
+#include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/core/allocator.h"
 #include "tessera/core/kernels/copy.h"

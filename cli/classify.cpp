@@ -1,8 +1,8 @@
 // tessera classify RUN IMAGE… [--top 5] [--json]
 #include <fmt/format.h>
 
-#include "command.h"
 #include "tessera/autograd/ops/view.h"
+#include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/data/image.h"
 #include "tessera/data/transform.h"

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "command.h"
+#include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/core/create.h"
 #include "tessera/core/view.h"

@@ -3,8 +3,8 @@
 
 #include <filesystem>
 
-#include "command.h"
 #include "tessera/autograd/registry.h"
+#include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/config/nearest.h"
 #include "tessera/config/registry.h"

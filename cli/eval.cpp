@@ -1,7 +1,7 @@
 // tessera eval RUN [--split test] [--step N] [--json]
 #include <fmt/format.h>
 
-#include "command.h"
+#include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/models/run_folder.h"
 #include "tessera/train/config.h"

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <cstdio>
 
-#include "command.h"
+#include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/data/tokenizer.h"
 #include "tessera/data/utf8.h"

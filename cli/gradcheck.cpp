@@ -3,7 +3,7 @@
 
 #include <chrono>
 
-#include "command.h"
+#include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/config/nearest.h"
 #include "tessera/core/error.h"

@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "command.h"
+#include "tessera/cli/command.h"
 #include "tessera/core/safetensors.h"
 #include "tessera/models/run_folder.h"
 

@@ -1,8 +1,8 @@
 // tessera list [KIND] [--json]
 #include <fmt/format.h>
 
-#include "command.h"
 #include "tessera/autograd/registry.h"
+#include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/config/nearest.h"
 #include "tessera/config/registry.h"

@@ -6,7 +6,7 @@
 #include <map>
 #include <new>
 
-#include "command.h"
+#include "tessera/cli/command.h"
 #include "tessera/core/parallel.h"
 
 namespace tessera::cli {

@@ -1,7 +1,7 @@
 // tessera schema
 #include <fmt/format.h>
 
-#include "command.h"
+#include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/train/config.h"
 

@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "command.h"
+#include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/core/parallel.h"
 #include "tessera/models/run_folder.h"

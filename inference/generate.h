@@ -11,7 +11,7 @@ namespace tessera {
 
 struct GenerateOptions {
   int64_t tokens = 200;
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   uint64_t seed = 1;
   bool use_cache = true;  // off: the whole context is computed again for every token
 };

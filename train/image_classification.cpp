@@ -20,8 +20,10 @@ class ImageClassification final : public Task {
   };
   explicit ImageClassification(const Config& config) : c_(config) {}
 
+  void check_model(Model& model) const override { interface_of(model); }
+
   Tensor loss(Model& model, const Batch& batch, const ForwardContext& context) override {
-    auto& classifier = as<ImageClassifier>(model, "image_classification", "image classifier");
+    auto& classifier = interface_of(model);
     const Tensor logits = classifier.logits(batch.at("images"), context);
     const auto soft = batch.find("soft_targets");
     if (soft != batch.end()) return soft_cross_entropy(logits, soft->second);
@@ -30,7 +32,7 @@ class ImageClassification final : public Task {
 
   void evaluate(Model& model, const Batch& batch, MetricSums& sums) override {
     NoGrad off;
-    auto& classifier = as<ImageClassifier>(model, "image_classification", "image classifier");
+    auto& classifier = interface_of(model);
     const Tensor& labels = batch.at("labels");
     const Tensor logits = classifier.logits(batch.at("images"));
     const auto count = static_cast<double>(labels.numel());
@@ -44,6 +46,9 @@ class ImageClassification final : public Task {
   int64_t units(const Batch& batch) const override { return batch.at("images").size(0); }
 
  private:
+  static ImageClassifier& interface_of(Model& model) {
+    return as<ImageClassifier>(model, "image_classification", "an image classifier");
+  }
   Config c_;
 };
 

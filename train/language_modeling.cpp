@@ -20,15 +20,17 @@ class LanguageModeling final : public Task {
   };
   explicit LanguageModeling(const Config& config) : c_(config) {}
 
+  void check_model(Model& model) const override { interface_of(model); }
+
   Tensor loss(Model& model, const Batch& batch, const ForwardContext& context) override {
-    auto& lm = as<LanguageModel>(model, "language_modeling", "language model");
+    auto& lm = interface_of(model);
     return linear_cross_entropy(lm.hidden(batch.at("tokens"), context), lm.head(),
                                 batch.at("targets"), {.label_smoothing = c_.label_smoothing});
   }
 
   void evaluate(Model& model, const Batch& batch, MetricSums& sums) override {
     NoGrad off;
-    auto& lm = as<LanguageModel>(model, "language_modeling", "language model");
+    auto& lm = interface_of(model);
     const Tensor& targets = batch.at("targets");
     const Tensor logits = lm.logits(batch.at("tokens"));
     const auto scored = sum(ge(targets, 0).to(DType::i64)).item();
@@ -44,6 +46,9 @@ class LanguageModeling final : public Task {
   int64_t units(const Batch& batch) const override { return batch.at("tokens").numel(); }
 
  private:
+  static LanguageModel& interface_of(Model& model) {
+    return as<LanguageModel>(model, "language_modeling", "a language model");
+  }
   Config c_;
 };
 

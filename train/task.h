@@ -32,7 +32,9 @@ class Task {
   using Build = std::unique_ptr<Task>();
   virtual ~Task() = default;
 
-  // The mean loss of a batch, differentiable. Throws when the model does not offer the interface.
+  // Throws when the model does not offer the interface that the task wants.
+  virtual void check_model(Model& model) const = 0;
+  // The mean loss of a batch, differentiable.
   virtual Tensor loss(Model& model, const Batch& batch, const ForwardContext& context) = 0;
   // Adds what evaluation reports about a batch: "loss" at least.
   virtual void evaluate(Model& model, const Batch& batch, MetricSums& sums) = 0;
@@ -50,8 +52,8 @@ class Task {
 template <class Interface>
 Interface& as(Model& model, const char* task, const char* interface) {
   auto* wanted = dynamic_cast<Interface*>(&model);
-  check(wanted != nullptr, "task: {} wants a {}, but the model \"{}\" is none", task, interface,
-        model.type_name());
+  check(wanted != nullptr, "task: {} wants {}, but {} is none; change task or model.type", task,
+        interface, model.type_name());
   return *wanted;
 }
 

@@ -48,6 +48,7 @@ class Trainer {
                 {.batch = config.train.batch,
                  .seed = static_cast<uint64_t>(config.seed),
                  .threads = static_cast<int>(config.train.loader_threads)}) {
+    task_->check_model(*model_);
     if (c_.train.ema) ema_.emplace(parameters_, c_.train.ema->decay);
   }
 
