@@ -9,7 +9,8 @@ namespace {
 
 int64_t count_steps(int64_t size, const LoaderOptions& options) {
   check(options.batch > 0, "loader: batch {} must be positive", options.batch);
-  check(options.threads >= 0, "loader: threads {} must not be negative", options.threads);
+  check(options.threads >= 0 && options.threads <= 64, "loader: threads {} is outside 0 … 64",
+        options.threads);
   const int64_t steps =
       options.drop_last ? size / options.batch : (size + options.batch - 1) / options.batch;
   check(steps > 0,
@@ -62,9 +63,7 @@ void Loader::work() {
   std::unique_lock lock(mutex_);
   for (;;) {
     // Each thread may be one batch ahead, and one batch lies ready beside those.
-    wanted_.wait(lock, [&] {
-      return stop_ || claimed_ <= consumed_ + static_cast<int64_t>(threads_.size());
-    });
+    wanted_.wait(lock, [&] { return stop_ || claimed_ <= consumed_ + options_.threads; });
     if (stop_) return;
     const int64_t number = claimed_++;
     const int64_t sought = sought_;
