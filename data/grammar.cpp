@@ -79,7 +79,7 @@ class Writer {
     if (chance(0.3)) say(any(kAdjectives));
     say(any(kNouns), plural);
     if (determiner == "a" && std::string_view("aeiou").find(text_[end + 1]) != std::string::npos) {
-      text_.insert(end, "n");
+      text_.insert(end, 1, 'n');
     }
     if (depth < 3 && chance(0.25))
       relative_clause(plural, depth + 1);
