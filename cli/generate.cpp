@@ -57,6 +57,7 @@ int run(const Options& o) {
     fmt::print("{}\n", answer.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
     fmt::print("{}\n", rest);
+    std::fflush(stdout);
     fmt::print(stderr, "{:.0f} tokens/s\n", static_cast<double>(count) / seconds);
   }
   return 0;
