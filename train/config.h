@@ -125,4 +125,8 @@ struct RunConfig {
   }
 };
 
+// Reading and writing the whole config is compiled once, in config.cpp.
+extern template RunConfig from_json<RunConfig>(const Json& json, const std::string& path);
+extern template Json to_json<RunConfig, Json>(const RunConfig& config);
+
 }  // namespace tessera
