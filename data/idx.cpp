@@ -52,7 +52,7 @@ Tensor parse_idx(std::string_view bytes, const std::string& name) {
   check(count == available, "{}: byte {}: sizes {} want {} bytes, the file has {}", name, header,
         shape, count, available);
   const Tensor out = empty(shape, {DType::u8, {}});
-  std::memcpy(out.raw_data(), bytes.data() + header, count);
+  if (count > 0) std::memcpy(out.raw_data(), bytes.data() + header, count);
   return out;
 }
 

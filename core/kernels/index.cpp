@@ -101,6 +101,7 @@ Tensor take(const Tensor& x, int64_t dim, const Tensor& ids) {
   Shape shape = x.shape();
   shape[dim] = n;
   const Tensor y = empty(shape, {x.dtype(), x.device()});
+  if (y.numel() == 0) return y;
   const int64_t* id = ids.data<int64_t>();
   const int64_t bytes = from.inner * size_of(x.dtype());
   const char* in = static_cast<const char*>(source.raw_data());
