@@ -52,7 +52,7 @@ struct Field {
   Field& one_of(std::initializer_list<std::string_view> values);
   Field& one_of(std::initializer_list<int64_t> values);
   Field& one_of(const std::vector<std::string>& values);  // names known when the program starts
-  Field& size(int64_t count);  // of a list
+  Field& size(int64_t count);                             // of a list
 };
 
 class Fields {

@@ -22,8 +22,8 @@ struct AllocatorStats {
 class Allocator {
  public:
   virtual ~Allocator() = default;
-  virtual void* allocate(size_t bytes) = 0;                     // 64-byte aligned, uninitialised
-  virtual void deallocate(void* pointer, size_t bytes) = 0;     // `bytes` as asked for
+  virtual void* allocate(size_t bytes) = 0;                  // 64-byte aligned, uninitialised
+  virtual void deallocate(void* pointer, size_t bytes) = 0;  // `bytes` as asked for
   virtual AllocatorStats stats() const = 0;
   virtual void reset_peak() = 0;
   // The most bytes that may be reserved; at first the memory of the machine, because a system that

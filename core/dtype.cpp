@@ -19,13 +19,19 @@ constexpr std::array<Row, 8> kRows = {{{"f32", 4, 5},
                                        {"u8", 1, 1},
                                        {"bool", 1, 0}}};
 
-const Row& row(DType dtype) { return kRows[static_cast<size_t>(dtype)]; }
+const Row& row(DType dtype) {
+  return kRows[static_cast<size_t>(dtype)];
+}
 
 }  // namespace
 
-int64_t size_of(DType dtype) { return row(dtype).size; }
+int64_t size_of(DType dtype) {
+  return row(dtype).size;
+}
 
-std::string_view name(DType dtype) { return row(dtype).name; }
+std::string_view name(DType dtype) {
+  return row(dtype).name;
+}
 
 DType dtype_from_name(std::string_view text) {
   for (size_t i = 0; i < kRows.size(); ++i) {

@@ -36,12 +36,18 @@ struct float16 {
   explicit operator float() const;
 };
 
-int64_t size_of(DType dtype);           // bytes per element
-std::string_view name(DType dtype);     // "f32", "bf16", "bool", …
+int64_t size_of(DType dtype);                  // bytes per element
+std::string_view name(DType dtype);            // "f32", "bf16", "bool", …
 DType dtype_from_name(std::string_view text);  // throws Error naming the valid ones
-constexpr bool is_floating(DType d) { return d <= DType::f16; }
-constexpr bool is_half(DType d) { return d == DType::bf16 || d == DType::f16; }
-constexpr bool is_integral(DType d) { return d > DType::f16; }
+constexpr bool is_floating(DType d) {
+  return d <= DType::f16;
+}
+constexpr bool is_half(DType d) {
+  return d == DType::bf16 || d == DType::f16;
+}
+constexpr bool is_integral(DType d) {
+  return d > DType::f16;
+}
 
 // The type in which an op on `a` and `b` computes and answers: bool < u8 < i32 < i64 < halves < f32
 // < f64; the two halves together give f32.
@@ -50,15 +56,24 @@ DType promote(DType a, DType b);
 template <class T>
 constexpr DType dtype_of() {
   using U = std::remove_const_t<T>;
-  if constexpr (std::is_same_v<U, float>) return DType::f32;
-  else if constexpr (std::is_same_v<U, double>) return DType::f64;
-  else if constexpr (std::is_same_v<U, bfloat16>) return DType::bf16;
-  else if constexpr (std::is_same_v<U, float16>) return DType::f16;
-  else if constexpr (std::is_same_v<U, int64_t>) return DType::i64;
-  else if constexpr (std::is_same_v<U, int32_t>) return DType::i32;
-  else if constexpr (std::is_same_v<U, uint8_t>) return DType::u8;
-  else if constexpr (std::is_same_v<U, bool>) return DType::boolean;
-  else static_assert(!sizeof(U), "no DType for this C++ type");
+  if constexpr (std::is_same_v<U, float>)
+    return DType::f32;
+  else if constexpr (std::is_same_v<U, double>)
+    return DType::f64;
+  else if constexpr (std::is_same_v<U, bfloat16>)
+    return DType::bf16;
+  else if constexpr (std::is_same_v<U, float16>)
+    return DType::f16;
+  else if constexpr (std::is_same_v<U, int64_t>)
+    return DType::i64;
+  else if constexpr (std::is_same_v<U, int32_t>)
+    return DType::i32;
+  else if constexpr (std::is_same_v<U, uint8_t>)
+    return DType::u8;
+  else if constexpr (std::is_same_v<U, bool>)
+    return DType::boolean;
+  else
+    static_assert(!sizeof(U), "no DType for this C++ type");
 }
 
 // Calls fn.template operator()<T>() with the C++ type of `dtype`:
@@ -66,14 +81,22 @@ constexpr DType dtype_of() {
 template <class Fn>
 decltype(auto) visit_dtype(DType dtype, Fn&& fn) {
   switch (dtype) {
-    case DType::f32: return fn.template operator()<float>();
-    case DType::f64: return fn.template operator()<double>();
-    case DType::bf16: return fn.template operator()<bfloat16>();
-    case DType::f16: return fn.template operator()<float16>();
-    case DType::i64: return fn.template operator()<int64_t>();
-    case DType::i32: return fn.template operator()<int32_t>();
-    case DType::u8: return fn.template operator()<uint8_t>();
-    case DType::boolean: break;
+    case DType::f32:
+      return fn.template operator()<float>();
+    case DType::f64:
+      return fn.template operator()<double>();
+    case DType::bf16:
+      return fn.template operator()<bfloat16>();
+    case DType::f16:
+      return fn.template operator()<float16>();
+    case DType::i64:
+      return fn.template operator()<int64_t>();
+    case DType::i32:
+      return fn.template operator()<int32_t>();
+    case DType::u8:
+      return fn.template operator()<uint8_t>();
+    case DType::boolean:
+      break;
   }
   return fn.template operator()<bool>();
 }
@@ -91,11 +114,16 @@ template <class To, class From>
 To convert(From value) {
   constexpr bool from_half = std::is_same_v<From, bfloat16> || std::is_same_v<From, float16>;
   constexpr bool to_half = std::is_same_v<To, bfloat16> || std::is_same_v<To, float16>;
-  if constexpr (std::is_same_v<To, From>) return value;
-  else if constexpr (from_half) return convert<To>(static_cast<float>(value));
-  else if constexpr (to_half) return To(static_cast<float>(value));
-  else if constexpr (std::is_same_v<To, bool>) return value != From{};
-  else return static_cast<To>(value);
+  if constexpr (std::is_same_v<To, From>)
+    return value;
+  else if constexpr (from_half)
+    return convert<To>(static_cast<float>(value));
+  else if constexpr (to_half)
+    return To(static_cast<float>(value));
+  else if constexpr (std::is_same_v<To, bool>)
+    return value != From{};
+  else
+    return static_cast<To>(value);
 }
 
 }  // namespace tessera

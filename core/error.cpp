@@ -2,6 +2,8 @@
 
 namespace tessera {
 
-void raise(const std::string& message) { throw Error(message); }
+void raise(const std::string& message) {
+  throw Error(message);
+}
 
 }  // namespace tessera

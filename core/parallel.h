@@ -8,10 +8,10 @@
 namespace tessera {
 
 // Static scheduling parameters of all CPU kernels.
-constexpr int64_t kSerialBelow = 20'000;   // elements of work that one thread does alone
-constexpr int64_t kGrain = 4'096;          // elements per piece of a pointwise loop
-constexpr int64_t kRowsPerBlock = 256;     // rows per GEMM block
-constexpr int64_t kSumParts = 16;          // fixed parts of a sum over rows
+constexpr int64_t kSerialBelow = 20'000;  // elements of work that one thread does alone
+constexpr int64_t kGrain = 4'096;         // elements per piece of a pointwise loop
+constexpr int64_t kRowsPerBlock = 256;    // rows per GEMM block
+constexpr int64_t kSumParts = 16;         // fixed parts of a sum over rows
 
 int num_threads();
 void set_num_threads(int count);

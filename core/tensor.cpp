@@ -24,7 +24,9 @@ Tensor::Tensor(std::shared_ptr<Storage> storage, const Shape& shape, const Strid
     : impl_(std::make_shared<TensorImpl>(
           TensorImpl{std::move(storage), shape, strides, offset, dtype, nullptr})) {}
 
-int64_t Tensor::size(int64_t dim) const { return shape()[normalize_dim(dim, rank(), "size")]; }
+int64_t Tensor::size(int64_t dim) const {
+  return shape()[normalize_dim(dim, rank(), "size")];
+}
 
 int64_t Tensor::stride(int64_t dim) const {
   return strides()[normalize_dim(dim, rank(), "stride")];

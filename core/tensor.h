@@ -25,7 +25,7 @@ using TensorList = std::vector<Tensor>;
 // A block of memory and the counter of in-place changes made to it.
 class Storage {
  public:
-  Storage(int64_t bytes, Device device);                          // from the device's allocator
+  Storage(int64_t bytes, Device device);                           // from the device's allocator
   Storage(void* data, int64_t bytes, std::shared_ptr<void> keep);  // borrowed (a mapped file)
   ~Storage();
   Storage(const Storage&) = delete;
