@@ -107,9 +107,11 @@ void Optimizer::load_state(const NamedTensors& state) {
   const NamedTensors own = this->state();
   check(own.size() == state.size(), "optimizer: the checkpoint has {} tensors, this run wants {}",
         state.size(), own.size());
-  for (const auto& [name, tensor] : own) {
+  for (const auto& entry : own) {
+    const std::string& name = entry.first;
+    const Tensor& tensor = entry.second;
     const auto found = std::find_if(state.begin(), state.end(),
-                                    [&name](const auto& entry) { return entry.first == name; });
+                                    [&name](const auto& other) { return other.first == name; });
     check(found != state.end(), "optimizer: the checkpoint lacks \"{}\"", name);
     check(found->second.shape() == tensor.shape(),
           "optimizer: \"{}\" has shape {} in the checkpoint, not {}", name, found->second.shape(),
