@@ -10,6 +10,8 @@
 #include <mutex>
 #include <vector>
 
+#include "tessera/core/cuda/capture.h"
+
 namespace tessera {
 namespace {
 
@@ -116,6 +118,9 @@ class CpuAllocator final : public Allocator {
 }  // namespace
 
 Allocator& allocator(Device device) {
+  if constexpr (kCuda) {
+    if (device.is_cuda()) return cuda::allocator(device);
+  }
   check(device.is_cpu(), "memory: device {} is not part of this build; use \"cpu\"", device);
   // Never destroyed: tensors with static lifetime may outlive any order of destruction.
   static auto* cpu = new CpuAllocator;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "tessera/core/kernels/copy.h"
+#include "tessera/core/kernels/copy_cuda.h"
 #include "tessera/core/kernels/fill.h"
 
 namespace tessera {
@@ -66,6 +67,13 @@ Tensor arange(double start, double stop, double step, Options options) {
   const double steps = std::ceil((stop - start) / step);
   check(std::abs(steps) < 0x1p48, "arange: cannot count from {} to {} by {}", start, stop, step);
   const auto count = std::max<int64_t>(0, static_cast<int64_t>(steps));
+  if constexpr (kCuda) {
+    if (options.device.is_cuda()) {
+      Tensor result = empty({count}, options);
+      kernels::arange_cuda(result, start, step);
+      return result;
+    }
+  }
   std::vector<double> values(static_cast<size_t>(count));
   for (size_t i = 0; i < values.size(); ++i) values[i] = start + static_cast<double>(i) * step;
   return kernels::cast(from_values(values, {count}), options.dtype);
@@ -77,7 +85,8 @@ Tensor linspace(double start, double stop, int64_t count, Options options) {
   for (size_t i = 1; i < values.size(); ++i) {
     values[i] = start + (stop - start) * static_cast<double>(i) / static_cast<double>(count - 1);
   }
-  return kernels::cast(from_values(values, {count}), options.dtype);
+  return kernels::to_device(kernels::cast(from_values(values, {count}), options.dtype),
+                            options.device);
 }
 
 template <class T>

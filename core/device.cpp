@@ -19,7 +19,20 @@ Device device_from_name(std::string_view text) {
     check(error == std::errc() && stop == end && device.index >= 0,
           "device: \"{}\" has no valid index; use \"cuda:0\"", text);
   }
-  fail("device: \"{}\" asked for, but this build has no CUDA kernels; use \"cpu\"", text);
+  check(kCuda, "device: \"{}\" asked for, but this build has no CUDA kernels; use \"cpu\"", text);
+  check(cuda_device_count() > 0,
+        "device: \"{}\" asked for, but there is no CUDA device (or no driver) here; use \"cpu\"",
+        text);
+  check(device.index < cuda_device_count(), "device: \"{}\" asked for, but the last one is cuda:{}",
+        text, cuda_device_count() - 1);
+  return device;
 }
+
+#ifndef TESSERA_HAS_CUDA
+int cuda_device_count() {
+  return 0;
+}
+void synchronize(Device) {}
+#endif
 
 }  // namespace tessera

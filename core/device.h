@@ -20,9 +20,20 @@ struct Device {
 
 std::string to_string(Device device);
 
-// Parses "cpu", "cuda" or "cuda:1"; throws Error for anything else, and for "cuda" in a build
-// without CUDA.
+// Parses "cpu", "cuda" or "cuda:1"; throws Error for anything else, for "cuda" in a build without
+// CUDA, and for a device that this machine does not have.
 Device device_from_name(std::string_view text);
+
+// Whether this build has CUDA kernels. Code that calls one stands under it, so that a build without
+// them links:   if constexpr (kCuda) { if (x.device().is_cuda()) return softmax_cuda(x); }
+#ifdef TESSERA_HAS_CUDA
+constexpr bool kCuda = true;
+#else
+constexpr bool kCuda = false;
+#endif
+
+int cuda_device_count();          // 0 in a build without CUDA, or without a driver
+void synchronize(Device device);  // waits for everything asked of the device
 
 }  // namespace tessera
 

@@ -46,7 +46,7 @@ DType promote(DType a, DType b) {
   return row(a).rank > row(b).rank ? a : b;
 }
 
-float16::float16(float value) {
+uint16_t float16::to_bits(float value) {
   const uint32_t u = std::bit_cast<uint32_t>(value);
   const uint32_t sign = (u >> 16) & 0x8000u;
   const uint32_t magnitude = u & 0x7fffffffu;
@@ -62,10 +62,10 @@ float16::float16(float value) {
   } else {
     half = (magnitude + 0xc8000fffu + ((magnitude >> 13) & 1u)) >> 13;
   }
-  bits = static_cast<uint16_t>(sign | half);
+  return static_cast<uint16_t>(sign | half);
 }
 
-float16::operator float() const {
+float float16::from_bits(uint16_t bits) {
   const uint32_t sign = uint32_t{bits & 0x8000u} << 16;
   const uint32_t magnitude = bits & 0x7fffu;
   if (magnitude >= 0x7c00u) {

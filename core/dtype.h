@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "tessera/core/error.h"
+#include "tessera/core/inline.h"
 
 namespace tessera {
 
@@ -15,37 +16,61 @@ enum class DType : uint8_t { f32, f64, bf16, f16, i64, i32, u8, boolean };
 
 // bfloat16: the upper half of an f32; conversion rounds to nearest even, NaN stays NaN.
 struct bfloat16 {
-  uint16_t bits = 0;
+  uint16_t bits;
   bfloat16() = default;
-  explicit bfloat16(float value) {
-    uint32_t u = std::bit_cast<uint32_t>(value);
+  TESSERA_INLINE explicit bfloat16(float value) {
+#ifdef __CUDA_ARCH__
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
+    const uint32_t u = std::bit_cast<uint32_t>(value);
     if ((u & 0x7fffffffu) > 0x7f800000u) {
       bits = static_cast<uint16_t>((u >> 16) | 0x40u);
     } else {
       bits = static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
     }
+#endif
   }
-  explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
+  TESSERA_INLINE explicit operator float() const {
+    return std::bit_cast<float>(uint32_t{bits} << 16);
+  }
 };
 
 // IEEE binary16; conversion rounds to nearest even, overflows to infinity, keeps denormals.
 struct float16 {
-  uint16_t bits = 0;
+  uint16_t bits;
   float16() = default;
-  explicit float16(float value);
-  explicit operator float() const;
+  TESSERA_INLINE explicit float16(float value) {
+#ifdef __CUDA_ARCH__
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
+    bits = to_bits(value);
+#endif
+  }
+  TESSERA_INLINE explicit operator float() const {
+#ifdef __CUDA_ARCH__
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+#else
+    return from_bits(bits);
+#endif
+  }
+
+ private:
+  static uint16_t to_bits(float value);
+  static float from_bits(uint16_t bits);
 };
 
 int64_t size_of(DType dtype);                  // bytes per element
 std::string_view name(DType dtype);            // "f32", "bf16", "bool", …
 DType dtype_from_name(std::string_view text);  // throws Error naming the valid ones
-constexpr bool is_floating(DType d) {
+TESSERA_INLINE constexpr bool is_floating(DType d) {
   return d <= DType::f16;
 }
-constexpr bool is_half(DType d) {
+TESSERA_INLINE constexpr bool is_half(DType d) {
   return d == DType::bf16 || d == DType::f16;
 }
-constexpr bool is_integral(DType d) {
+TESSERA_INLINE constexpr bool is_integral(DType d) {
   return d > DType::f16;
 }
 
@@ -111,7 +136,7 @@ decltype(auto) visit_floating(std::string_view op, DType dtype, Fn&& fn) {
 
 // Value conversion between any two element types; halves go through float, bool is x != 0.
 template <class To, class From>
-To convert(From value) {
+TESSERA_INLINE To convert(From value) {
   constexpr bool from_half = std::is_same_v<From, bfloat16> || std::is_same_v<From, float16>;
   constexpr bool to_half = std::is_same_v<To, bfloat16> || std::is_same_v<To, float16>;
   if constexpr (std::is_same_v<To, From>)

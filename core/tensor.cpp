@@ -54,7 +54,8 @@ double Tensor::item_as_double() const {
 template <class T>
 std::vector<T> Tensor::to_vector() const {
   // bool has no vector with contiguous storage, so the copy goes through a tensor of T.
-  const Tensor dense = kernels::contiguous(kernels::cast(*this, dtype_of<T>()));
+  const Tensor dense =
+      kernels::to_device(kernels::contiguous(kernels::cast(*this, dtype_of<T>())), Device{});
   const T* begin = dense.data<T>();
   return std::vector<T>(begin, begin + dense.numel());
 }

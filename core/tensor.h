@@ -73,13 +73,18 @@ class Tensor {
   Device device() const { return impl().storage->device(); }
   bool is_contiguous() const;
 
-  // Pointer to the first element; throws when T is not the element type.
+  // Pointer to the first element, for code that runs on the CPU; throws when T is not the element
+  // type or the tensor lies on another device.
   template <class T>
   T* data() const {
+    check(device().is_cpu(),
+          "data: a kernel for the CPU got a tensor on {}; this operation has no "
+          "CUDA kernel: move its inputs with to(Device{{}})",
+          device());
     check(dtype() == dtype_of<T>(), "data: tensor is {}, asked for {}", dtype(), dtype_of<T>());
     return static_cast<T*>(raw_data());
   }
-  void* raw_data() const;
+  void* raw_data() const;  // wherever it lies
 
   // The value of a one-element tensor (synchronises a device).
   template <class T = double>

@@ -16,6 +16,15 @@ struct Cast {
   void backward(Backward& b) const { b.add(0, cast(b.grad(), from)); }
 };
 
+struct ToDevice {
+  static constexpr std::string_view name = "to";
+  Device from;
+  Device to;
+
+  Tensor forward(Forward&, const Tensor& x) const { return kernels::to_device(x, to); }
+  void backward(Backward& b) const { b.add(0, b.grad().to(from)); }
+};
+
 const RegisterOp row{{
     .name = "cast",
     .formula = "y = x, stored as another dtype",
@@ -36,9 +45,8 @@ Tensor Tensor::to(DType dtype) const {
 }
 
 Tensor Tensor::to(Device device) const {
-  check(device == this->device(), "to: no copy from {} to {} in this build", this->device(),
-        device);
-  return *this;
+  if (device == this->device()) return *this;
+  return apply(ToDevice{this->device(), device}, *this);
 }
 
 }  // namespace tessera

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "tessera/core/create.h"
+#include "tessera/core/kernels/copy_cuda.h"
 #include "tessera/core/kernels/strided.h"
 
 namespace tessera::kernels {
@@ -30,6 +31,9 @@ void copy_piece(To* to, int64_t to_step, const From* from, int64_t from_step, in
 
 void copy(const Tensor& dst, const Tensor& src) {
   check(dst.shape() == src.shape(), "copy: shapes differ: {} from {}", dst.shape(), src.shape());
+  if constexpr (kCuda) {
+    if (dst.device().is_cuda() || src.device().is_cuda()) return copy_cuda(dst, src);
+  }
   const Tensor* operands[] = {&dst, &src};
   const StridedLoop loop(dst.shape(), operands);
   visit_dtype(dst.dtype(), [&]<class To>() {
@@ -59,6 +63,13 @@ Tensor contiguous(const Tensor& x) {
 Tensor cast(const Tensor& x, DType dtype) {
   if (x.dtype() == dtype) return x;
   Tensor result = empty(x.shape(), {dtype, x.device()});
+  copy(result, x);
+  return result;
+}
+
+Tensor to_device(const Tensor& x, Device device) {
+  if (x.device() == device) return x;
+  Tensor result = empty(x.shape(), {x.dtype(), device});
   copy(result, x);
   return result;
 }

@@ -1,10 +1,14 @@
 #include "tessera/core/kernels/fill.h"
 
+#include "tessera/core/kernels/copy_cuda.h"
 #include "tessera/core/kernels/strided.h"
 
 namespace tessera::kernels {
 
 void fill(const Tensor& x, double value) {
+  if constexpr (kCuda) {
+    if (x.device().is_cuda()) return fill_cuda(x, value);
+  }
   const Tensor* operands[] = {&x};
   const StridedLoop loop(x.shape(), operands);
   visit_dtype(x.dtype(), [&]<class T>() {

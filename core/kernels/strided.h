@@ -23,6 +23,8 @@ class StridedLoop {
   int64_t numel() const { return rows_ * row_size(); }
   int64_t rows() const { return rows_; }
   int64_t row_size() const { return shape_.empty() ? 1 : shape_.back(); }
+  const Shape& shape() const { return shape_; }  // after merging
+  const Strides& strides(int64_t operand) const { return strides_[static_cast<size_t>(operand)]; }
   int64_t row_stride(int64_t operand) const {  // element stride inside a row
     return shape_.empty() ? 1 : strides_[static_cast<size_t>(operand)].back();
   }

@@ -71,7 +71,7 @@ TESSERA_INLINE constexpr T copy_sign(T y, T x) {
 // a * b + c, fused where the processor can do it in one instruction.
 template <class T>
 TESSERA_INLINE constexpr T multiply_add(T a, T b, T c) {
-#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__)
   return ::fma(a, b, c);
 #elif defined(__FMA__) || defined(__aarch64__)
   if constexpr (std::is_same_v<T, float>) {
