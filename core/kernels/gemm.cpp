@@ -6,6 +6,7 @@
 
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/fill.h"
+#include "tessera/core/kernels/gemm_cuda.h"
 #include "tessera/core/kernels/strided.h"
 #include "tessera/core/view.h"
 
@@ -13,6 +14,7 @@ namespace tessera::kernels {
 namespace {
 
 std::atomic<int64_t> flops{0};
+std::atomic<bool> allow_tf32{false};
 
 // One matrix operand: row-major with leading dimension `ld`, or the transpose of such a one.
 struct Operand {
@@ -124,8 +126,9 @@ void gemm(const Tensor& c, const Tensor& a, const Tensor& b, double alpha, doubl
   const Sizes s{c.size(-2), c.size(-1), a.size(-1)};
   check(a.size(-2) == s.m && b.size(-1) == s.n && b.size(-2) == s.k,
         "gemm: sizes do not fit: {} x {} -> {}", a.shape(), b.shape(), c.shape());
-  check(a.dtype() == c.dtype() && b.dtype() == c.dtype(), "gemm: dtypes differ: {} x {} -> {}",
-        a.dtype(), b.dtype(), c.dtype());
+  const bool widens = c.device().is_cuda() && is_half(a.dtype()) && c.dtype() == DType::f32;
+  check(a.dtype() == b.dtype() && (a.dtype() == c.dtype() || widens),
+        "gemm: dtypes differ: {} x {} -> {}", a.dtype(), b.dtype(), c.dtype());
   check(c.stride(-1) == 1 || s.n <= 1, "gemm: the result must have unit stride, has {}",
         c.strides());
   if (c.numel() == 0) return;
@@ -134,8 +137,18 @@ void gemm(const Tensor& c, const Tensor& a, const Tensor& b, double alpha, doubl
     return;
   }
   flops += 2 * c.numel() * s.k;
+  if constexpr (kCuda) {
+    if (c.device().is_cuda()) return gemm_cuda(c, a, b, alpha, beta);
+  }
   visit_floating("gemm", c.dtype(),
                  [&]<class T>() { run<T>(c, operand(a), operand(b), s, alpha, beta); });
+}
+
+void set_tf32(bool on) {
+  allow_tf32 = on;
+}
+bool tf32() {
+  return allow_tf32;
 }
 
 int64_t gemm_flops() {
