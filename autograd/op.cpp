@@ -21,6 +21,16 @@ TensorList alias_inputs(Backward& b) {
   return list;
 }
 
+void check_devices(std::string_view op, const TensorList& inputs) {
+  const Tensor* first = nullptr;
+  for (const Tensor& x : inputs) {
+    if (!x.defined()) continue;
+    if (first == nullptr) first = &x;
+    check(x.device() == first->device(), "{}: inputs on different devices: {} on {}, {} on {}", op,
+          first->shape(), first->device(), x.shape(), x.device());
+  }
+}
+
 bool wants_recording(const TensorList& inputs) {
   if (!grad_enabled()) return false;
   for (const Tensor& x : inputs) {

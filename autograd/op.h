@@ -92,6 +92,8 @@ class OpNode final : public Node {
   Op op_;
 };
 
+// All inputs must lie on one device; the error begins with the op's name.
+void check_devices(std::string_view op, const TensorList& inputs);
 // False when no input requires a gradient or recording is off.
 bool wants_recording(const TensorList& inputs);
 void connect(Node& node, const TensorList& inputs, bool keep_inputs);
@@ -99,6 +101,7 @@ void attach(const std::shared_ptr<Node>& node, TensorList& outputs);
 
 template <class Op, class Run>
 TensorList record(const Op& op, const TensorList& inputs, const Run& run) {
+  if constexpr (kCuda) check_devices(op.name, inputs);
   const ProfileTimer timer(op.name);
   std::shared_ptr<Node> node;
   if (wants_recording(inputs)) {

@@ -71,6 +71,21 @@ void run_blocks(const PointwiseKernel& kernel, BlockFn<T> block, const Tensor& o
   });
 }
 
+void run_on_cuda(const PointwiseKernel& kernel, bool integral, const Tensor& out,
+                 std::span<const Tensor> inputs) {
+  const DType dtype = out.dtype() == DType::boolean ? inputs[0].dtype() : out.dtype();
+  const bool wide = std::any_of(inputs.begin(), inputs.end(),
+                                [](const Tensor& x) { return x.dtype() == DType::f64; });
+  const DeviceFn run = integral ? kernel.device_i64 : wide ? kernel.device_f64 : kernel.device_f32;
+  check(run != nullptr,
+        "{}: no CUDA kernel for {}; second derivatives and functors outside of the library run on "
+        "the CPU",
+        kernel.name, dtype);
+  std::array<const Tensor*, kernels::kMaxOperands> operands{};
+  for (size_t i = 0; i < inputs.size(); ++i) operands[i] = &inputs[i];
+  run(kernel.functor, kernel.name, out, operands.data());
+}
+
 }  // namespace
 
 Tensor run_pointwise(const PointwiseKernel& kernel, std::span<const Tensor> inputs) {
@@ -87,7 +102,9 @@ Tensor run_pointwise(const PointwiseKernel& kernel, std::span<const Tensor> inpu
   const bool integral = is_integral(dtype) && kernel.i64 != nullptr;
   if (is_integral(dtype) && !integral) dtype = DType::f32;
   const Tensor out = empty(shape, {kernel.predicate ? DType::boolean : dtype, inputs[0].device()});
-  if (integral) {
+  if (out.device().is_cuda()) {
+    run_on_cuda(kernel, integral, out, inputs);
+  } else if (integral) {
     run_blocks<int64_t>(kernel, kernel.i64, out, inputs);
   } else if (dtype == DType::f64 || kernel.f32 == nullptr) {
     run_blocks<double>(kernel, kernel.f64, out, inputs);

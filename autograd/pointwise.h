@@ -24,6 +24,7 @@
 #include <utility>
 
 #include "tessera/autograd/op.h"
+#include "tessera/autograd/pointwise_cuda.h"
 #include "tessera/core/dual.h"
 #include "tessera/core/math.h"
 
@@ -48,8 +49,53 @@ struct PointwiseKernel {
   BlockFn<float> f32 = nullptr;
   BlockFn<double> f64 = nullptr;
   BlockFn<int64_t> i64 = nullptr;  // null: integers are computed in f32
-  bool predicate = false;          // the result is bool
+  DeviceFn device_f32 = nullptr;   // the same on CUDA
+  DeviceFn device_f64 = nullptr;
+  DeviceFn device_i64 = nullptr;
+  bool predicate = false;  // the result is bool
 };
+
+// What a kernel computes from the values of its inputs.
+template <class F>
+struct Value {
+  F f;
+  template <class... T>
+  TESSERA_HD auto operator()(T... x) const {
+    return f(x...);
+  }
+};
+// g · ∂f/∂x_K; the gradient g comes first among the inputs.
+template <class F, size_t K>
+struct Derivative {
+  F f;
+  template <class T, class... X>
+  TESSERA_HD T operator()(T g, X... x) const {
+    return at(g, std::index_sequence_for<X...>{}, x...);
+  }
+
+ private:
+  template <class T, size_t... I, class... X>
+  TESSERA_HD T at(T g, std::index_sequence<I...>, X... x) const {
+    return g * f(Dual<T>{x, static_cast<T>(I == K ? 1 : 0)}...).deriv;
+  }
+};
+
+// The device functions of a kernel; none where this file is compiled for the CPU alone.
+template <class Call, class F, size_t N>
+void set_device_kernels([[maybe_unused]] PointwiseKernel& kernel) {
+#ifdef __CUDACC__
+  kernel.device_f32 = [](const void* f, std::string_view name, const Tensor& out,
+                         const Tensor* const* in) {
+    run_on_device<Call, float>(Call{*static_cast<const F*>(f)}, name, out, in,
+                               std::make_index_sequence<N>{});
+  };
+  kernel.device_f64 = [](const void* f, std::string_view name, const Tensor& out,
+                         const Tensor* const* in) {
+    run_on_device<Call, double>(Call{*static_cast<const F*>(f)}, name, out, in,
+                                std::make_index_sequence<N>{});
+  };
+#endif
+}
 
 // Runs a kernel over the broadcast inputs; `shape` of the result is the broadcast shape.
 Tensor run_pointwise(const PointwiseKernel& kernel, std::span<const Tensor> inputs);
@@ -98,7 +144,15 @@ PointwiseKernel forward_kernel(const F& f) {
     kernel.i64 = [](const void* fn, const int64_t* const* in, int64_t* out, int64_t n) {
       forward_block<F, int64_t>(fn, in, out, n, Index{});
     };
+#ifdef __CUDACC__
+    kernel.device_i64 = [](const void* fn, std::string_view name, const Tensor& out,
+                           const Tensor* const* in) {
+      run_on_device<Value<F>, int64_t>(Value<F>{*static_cast<const F*>(fn)}, name, out, in,
+                                       Index{});
+    };
+#endif
   }
+  set_device_kernels<Value<F>, F, N>(kernel);
   return kernel;
 }
 
@@ -112,17 +166,18 @@ PointwiseKernel backward_kernel(const F& f) {
   kernel.f64 = [](const void* fn, const double* const* in, double* out, int64_t n) {
     backward_block<F, double, K>(fn, in, out, n, Index{});
   };
+  set_device_kernels<Derivative<F, K>, F, N + 1>(kernel);
   return kernel;
 }
 
 // The function (g, x…) ↦ g ∂f/∂x_K(x…) as a pointwise op of its own, used under create_graph. It
-// computes in f64 for every dtype, which halves what has to be compiled.
+// computes in f64 for every dtype, which halves what has to be compiled, and on the CPU alone.
 template <class F, size_t K>
 struct Partial {
   static constexpr std::string_view name = F::name;
   F f;
   template <class T, class... X>
-  T operator()(T g, X... x) const {
+  TESSERA_HD T operator()(T g, X... x) const {
     return partial(g, std::array<T, sizeof...(X)>{x...}, std::index_sequence_for<X...>{});
   }
 

@@ -81,7 +81,7 @@ struct LeakyRelu {
   static constexpr std::string_view name = "leaky_relu";
   double slope;
   template <class T>
-  T operator()(T x) const {
+  TESSERA_HD T operator()(T x) const {
     return math::select(x > constant<T>(0), x, constant<T>(slope) * x);
   }
 };
@@ -90,7 +90,7 @@ struct Elu {
   static constexpr std::string_view name = "elu";
   double alpha;
   template <class T>
-  T operator()(T x) const {
+  TESSERA_HD T operator()(T x) const {
     return detail::elu_of(x, constant<T>(alpha));
   }
 };
@@ -99,7 +99,7 @@ struct Softcap {
   static constexpr std::string_view name = "softcap";
   double cap;
   template <class T>
-  T operator()(T x) const {
+  TESSERA_HD T operator()(T x) const {
     return constant<T>(cap) * math::tanh(x * constant<T>(1 / cap));
   }
 };

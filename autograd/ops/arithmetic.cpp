@@ -18,7 +18,7 @@ struct Sum2 {
   static constexpr std::string_view name = "add";
   static constexpr bool integral = true;
   template <class T>
-  T operator()(T a, T b) const {
+  TESSERA_HD T operator()(T a, T b) const {
     return a + b;
   }
 };
@@ -27,7 +27,7 @@ struct Difference {
   static constexpr std::string_view name = "sub";
   static constexpr bool integral = true;
   template <class T>
-  T operator()(T a, T b) const {
+  TESSERA_HD T operator()(T a, T b) const {
     return a - b;
   }
 };
@@ -36,7 +36,7 @@ struct Product {
   static constexpr std::string_view name = "mul";
   static constexpr bool integral = true;
   template <class T>
-  T operator()(T a, T b) const {
+  TESSERA_HD T operator()(T a, T b) const {
     return a * b;
   }
 };
@@ -44,7 +44,7 @@ struct Product {
 struct Quotient {
   static constexpr std::string_view name = "div";
   template <class T>
-  T operator()(T a, T b) const {
+  TESSERA_HD T operator()(T a, T b) const {
     return a / b;
   }
 };
@@ -55,7 +55,7 @@ struct ScaleShift {
   double scale;
   double shift;
   template <class T>
-  T operator()(T x) const {
+  TESSERA_HD T operator()(T x) const {
     return constant<T>(scale) * x + constant<T>(shift);
   }
 };

@@ -37,7 +37,7 @@ struct Compare {
   static constexpr std::string_view name = kNames[static_cast<int>(R)];
   static constexpr bool integral = true;
   template <class T>
-  bool operator()(T a, T b) const {
+  TESSERA_HD bool operator()(T a, T b) const {
     return holds<R>(a, b);
   }
 };
@@ -48,7 +48,7 @@ struct CompareConstant {
   static constexpr bool integral = true;
   double constant;
   template <class T>
-  bool operator()(T x) const {
+  TESSERA_HD bool operator()(T x) const {
     if constexpr (std::is_integral_v<T>) return holds<R>(static_cast<double>(x), constant);
     return holds<R>(x, static_cast<T>(constant));
   }
@@ -58,7 +58,7 @@ struct And {
   static constexpr std::string_view name = "logical_and";
   static constexpr bool integral = true;
   template <class T>
-  bool operator()(T a, T b) const {
+  TESSERA_HD bool operator()(T a, T b) const {
     return (a != 0) & (b != 0);
   }
 };
@@ -67,7 +67,7 @@ struct Or {
   static constexpr std::string_view name = "logical_or";
   static constexpr bool integral = true;
   template <class T>
-  bool operator()(T a, T b) const {
+  TESSERA_HD bool operator()(T a, T b) const {
     return (a != 0) | (b != 0);
   }
 };
@@ -76,7 +76,7 @@ struct Not {
   static constexpr std::string_view name = "logical_not";
   static constexpr bool integral = true;
   template <class T>
-  bool operator()(T x) const {
+  TESSERA_HD bool operator()(T x) const {
     return x == 0;
   }
 };
@@ -85,7 +85,7 @@ struct Choose {
   static constexpr std::string_view name = "where";
   static constexpr bool integral = true;
   template <class T>
-  T operator()(T condition, T a, T b) const {
+  TESSERA_HD T operator()(T condition, T a, T b) const {
     return condition != 0 ? a : b;
   }
 };
@@ -95,7 +95,7 @@ struct Fill {
   static constexpr bool integral = true;
   double value;
   template <class T>
-  T operator()(T x, T mask) const {
+  TESSERA_HD T operator()(T x, T mask) const {
     return mask != 0 ? constant<T>(value) : x;
   }
 };

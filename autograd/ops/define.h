@@ -34,7 +34,7 @@ OpInfo binary_row(std::string name, std::string formula, std::string source, Int
     static constexpr std::string_view name = #NAME;                                                \
     static constexpr bool integral = INTEGRAL;                                                     \
     template <class T>                                                                             \
-    T operator() PARAMETERS const {                                                                \
+    TESSERA_HD T operator() PARAMETERS const {                                                     \
       return __VA_ARGS__;                                                                          \
     }                                                                                              \
   };                                                                                               \

@@ -12,13 +12,13 @@ constexpr Interval kAboveMinusOne{-1, INFINITY};
 constexpr Interval kReducible{-0x1p49, 0x1p49};  // where math::sin reduces its argument
 
 // Python's %; nothing to divide by leaves nothing.
-inline int64_t remainder_of(int64_t a, int64_t b) {
+TESSERA_HD inline int64_t remainder_of(int64_t a, int64_t b) {
   if (b == 0 || b == -1) return 0;
   const int64_t r = a % b;
   return r != 0 && (r < 0) != (b < 0) ? r + b : r;
 }
 template <class T>
-T remainder_of(const T& a, const T& b) {
+TESSERA_HD T remainder_of(const T& a, const T& b) {
   return a - b * math::floor(a / b);
 }
 
@@ -58,7 +58,7 @@ struct PowerConstant {
   static constexpr std::string_view name = "pow";
   double p;
   template <class T>
-  T operator()(T x) const {
+  TESSERA_HD T operator()(T x) const {
     return math::pow(x, constant<T>(p));
   }
 };
@@ -69,7 +69,7 @@ struct Clamp {
   double low;
   double high;
   template <class T>
-  T operator()(T x) const {
+  TESSERA_HD T operator()(T x) const {
     return math::clamp(x, constant<T>(low), constant<T>(high));
   }
 };
@@ -77,7 +77,7 @@ struct Clamp {
 struct Lerp {
   static constexpr std::string_view name = "lerp";
   template <class T>
-  T operator()(T a, T b, T t) const {
+  TESSERA_HD T operator()(T a, T b, T t) const {
     return a + t * (b - a);
   }
 };
@@ -86,7 +86,7 @@ struct IsNan {
   static constexpr std::string_view name = "isnan";
   static constexpr bool integral = true;
   template <class T>
-  bool operator()(T x) const {
+  TESSERA_HD bool operator()(T x) const {
     if constexpr (std::is_integral_v<T>) return false;
     return x != x;
   }
@@ -96,7 +96,7 @@ struct IsFinite {
   static constexpr std::string_view name = "isfinite";
   static constexpr bool integral = true;
   template <class T>
-  bool operator()(T x) const {
+  TESSERA_HD bool operator()(T x) const {
     if constexpr (std::is_integral_v<T>) return true;
     return math::abs(x) <= std::numeric_limits<T>::max();
   }

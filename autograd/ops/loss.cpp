@@ -11,7 +11,7 @@ namespace {
 struct BinaryCrossEntropy {
   static constexpr std::string_view name = "binary_cross_entropy_with_logits";
   template <class T>
-  T operator()(T x, T t) const {
+  TESSERA_HD T operator()(T x, T t) const {
     return math::softplus(x) - t * x;
   }
 };
@@ -19,7 +19,7 @@ struct BinaryCrossEntropy {
 struct SquaredError {
   static constexpr std::string_view name = "mse_loss";
   template <class T>
-  T operator()(T x, T y) const {
+  TESSERA_HD T operator()(T x, T y) const {
     return math::square(x - y);
   }
 };
@@ -27,7 +27,7 @@ struct SquaredError {
 struct AbsoluteError {
   static constexpr std::string_view name = "l1_loss";
   template <class T>
-  T operator()(T x, T y) const {
+  TESSERA_HD T operator()(T x, T y) const {
     return math::abs(x - y);
   }
 };
@@ -36,7 +36,7 @@ struct SmoothL1 {
   static constexpr std::string_view name = "smooth_l1_loss";
   double beta;
   template <class T>
-  T operator()(T x, T y) const {
+  TESSERA_HD T operator()(T x, T y) const {
     const T d = math::abs(x - y);
     const auto b = constant<T>(beta);
     return math::select(d < b, constant<T>(0.5) * d * d / b, d - constant<T>(0.5) * b);
@@ -47,7 +47,7 @@ struct Huber {
   static constexpr std::string_view name = "huber_loss";
   double delta;
   template <class T>
-  T operator()(T x, T y) const {
+  TESSERA_HD T operator()(T x, T y) const {
     const T d = math::abs(x - y);
     const auto c = constant<T>(delta);
     const auto half = constant<T>(0.5);
@@ -58,7 +58,7 @@ struct Huber {
 struct Divergence {
   static constexpr std::string_view name = "kl_div";
   template <class T>
-  T operator()(T log_p, T q) const {
+  TESSERA_HD T operator()(T log_p, T q) const {
     return math::select(q == constant<T>(0), constant<T>(0), q * (math::log(q) - log_p));
   }
 };
