@@ -19,6 +19,10 @@ std::array<uint32_t, 4> philox(uint64_t key, uint64_t high, uint64_t low);
 struct RandomKey {
   uint64_t seed = 0;
   uint64_t stream = 0;
+  // Of a key made by a RandomScope, stream = mix(step, use): a recorded CUDA graph reads the step
+  // anew at every replay (set_captured_step).
+  uint64_t use = 0;
+  bool scoped = false;
 };
 
 // The words of the counters (stream, first), (stream, first + 1), …, four of each: vectorised.
@@ -72,6 +76,10 @@ class RandomScope {
   State saved_;
 };
 
+// What CUDA graphs recorded on `device` take for the step of their RandomScope from now on, in the
+// order of the device's work; call it before each replay. Does nothing for the CPU.
+void set_captured_step(Device device, uint64_t step);
+
 namespace kernels {
 
 // x is dense; f32 or f64 unless said otherwise. The values depend on the key alone.
@@ -87,8 +95,8 @@ void bernoulli(const Tensor& x, double probability, RandomKey key);  // 0 or 1, 
 }  // namespace kernels
 
 // Fresh tensors from the innermost RandomScope: uniform on [0, 1), normal, …
-Tensor rand(const Shape& shape, DType dtype = DType::f32);
-Tensor randn(const Shape& shape, DType dtype = DType::f32);
+Tensor rand(const Shape& shape, DType dtype = DType::f32, Device device = {});
+Tensor randn(const Shape& shape, DType dtype = DType::f32, Device device = {});
 Tensor randint(int64_t low, int64_t high, const Shape& shape);  // i64 in [low, high)
 Tensor randperm(int64_t n);                                     // i64 permutation of 0 … n − 1
 
