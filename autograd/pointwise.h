@@ -272,6 +272,14 @@ Tensor pointwise(const F& f, const In&... inputs) {
   return apply(detail::PointwiseOp<F, sizeof...(In)>{f}, inputs...);
 }
 
+// grad · ∂f/∂x_K (x…), of the broadcast shape and without history: for fused ops that hold what a
+// pointwise step between two products got.
+template <size_t K, class F, std::same_as<Tensor>... In>
+Tensor pointwise_derivative(const F& f, const Tensor& grad, const In&... inputs) {
+  const std::array<Tensor, sizeof...(In) + 1> list = {grad, inputs...};
+  return detail::run_pointwise(detail::backward_kernel<F, sizeof...(In), K>(f), list);
+}
+
 // A functor that answers true or false (or anything without a derivative): the result is bool.
 template <class F, std::same_as<Tensor>... In>
 Tensor predicate(const F& f, const In&... inputs) {

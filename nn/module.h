@@ -136,6 +136,8 @@ class Module {
     if (listening()) [[unlikely]]
       notify(name, value);
   }
+  // Whether somebody listens to probes: what is shown must then exist.
+  static bool probed() { return listening(); }
   // A tensor that members() will list as a parameter.
   static Tensor parameter(const Tensor& initial);
 

@@ -9,24 +9,24 @@ namespace {
 
 // Shared by the plain and the gated form.
 template <class T>
-T gelu_of(T x) {  // x/2 (1 + erf(x/√2))
+TESSERA_HD T gelu_of(T x) {  // x/2 (1 + erf(x/√2))
   return constant<T>(0.5) * x * (constant<T>(1) + math::erf(x * constant<T>(0.70710678118654752)));
 }
 template <class T>
-T silu_of(T x) {
+TESSERA_HD T silu_of(T x) {
   return x * math::sigmoid(x);
 }
 template <class T>
-T relu_of(T x) {
+TESSERA_HD T relu_of(T x) {
   return math::max(constant<T>(0), x);
 }
 template <class T>
-T elu_of(T x, scalar_of_t<T> alpha) {
+TESSERA_HD T elu_of(T x, scalar_of_t<T> alpha) {
   return math::select(x > constant<T>(0), x, alpha * math::expm1(x));
 }
 // tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2); beyond 20 it is 1.
 template <class T>
-T mish_of(T x) {
+TESSERA_HD T mish_of(T x) {
   const T e = math::exp(math::min(x, constant<T>(20)));
   const T n = e * (e + constant<T>(2));
   return x * (n / (n + constant<T>(2)));
@@ -47,6 +47,9 @@ TESSERA_ACTIVATION(gelu_tanh, kReal, "y = x/2 (1 + tanh(√(2/π) (x + 0.044715 
                    "Hendrycks & Gimpel 2016, Gaussian Error Linear Units",
                    x* math::sigmoid(x*(constant<T>(1.5957691216057308) +
                                        constant<T>(0.07135481627159881) * (x * x))))
+Tensor gelu_tanh_gradient(const Tensor& grad, const Tensor& x) {
+  return pointwise_derivative<0>(gelu_tanh_functor{}, grad, x);
+}
 TESSERA_ACTIVATION(quick_gelu, kReal, "y = x sigmoid(1.702 x)",
                    "Hendrycks & Gimpel 2016, Gaussian Error Linear Units",
                    x* math::sigmoid(constant<T>(1.702) * x))

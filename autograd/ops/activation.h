@@ -13,11 +13,12 @@ Tensor elu(const Tensor& x, double alpha = 1);            // x > 0 ? x : α (exp
 Tensor selu(const Tensor& x);                             // λ elu(x, α), Klambauer et al. 2017
 Tensor gelu(const Tensor& x);                             // x Φ(x), Hendrycks & Gimpel 2016
 Tensor gelu_tanh(const Tensor& x);                        // GPT-2's approximation of gelu
-Tensor quick_gelu(const Tensor& x);                       // x sigmoid(1.702 x), CLIP's
-Tensor silu(const Tensor& x);                             // x sigmoid(x), also "swish"
-Tensor mish(const Tensor& x);                             // x tanh(softplus x), Misra 2019
-Tensor softsign(const Tensor& x);                         // x / (1 + |x|)
-Tensor hardswish(const Tensor& x);                        // x clamp(x + 3, 0, 6) / 6, MobileNetV3
+Tensor gelu_tanh_gradient(const Tensor& grad, const Tensor& x);  // grad gelu_tanh'(x); no history
+Tensor quick_gelu(const Tensor& x);                              // x sigmoid(1.702 x), CLIP's
+Tensor silu(const Tensor& x);                                    // x sigmoid(x), also "swish"
+Tensor mish(const Tensor& x);                                    // x tanh(softplus x), Misra 2019
+Tensor softsign(const Tensor& x);                                // x / (1 + |x|)
+Tensor hardswish(const Tensor& x);  // x clamp(x + 3, 0, 6) / 6, MobileNetV3
 Tensor hardtanh(const Tensor& x, double low = -1, double high = 1);  // clamp(x, low, high)
 Tensor relu_squared(const Tensor& x);         // max(0, x)², So et al. 2021; "relu2"
 Tensor tanhshrink(const Tensor& x);           // x − tanh x

@@ -3,16 +3,23 @@
 #include "tessera/core/kernels/copy.h"
 
 namespace tessera::detail {
+namespace {
+
+bool computes_in(DType dtype, Device device) {
+  return dtype == DType::f32 || dtype == DType::f64 || (device.is_cuda() && is_half(dtype));
+}
+
+}  // namespace
 
 void check_floating(std::string_view op, const Tensor& x) {
-  check(x.dtype() == DType::f32 || x.dtype() == DType::f64,
+  check(computes_in(x.dtype(), x.device()),
         "{}: wants f32 or f64, got {} of shape {}; convert with to(DType::f32)", op, x.dtype(),
         x.shape());
 }
 
 std::pair<Tensor, Tensor> promoted(std::string_view op, const Tensor& a, const Tensor& b) {
   const DType dtype = promote(a.dtype(), b.dtype());
-  check(dtype == DType::f32 || dtype == DType::f64,
+  check(computes_in(dtype, a.device()),
         "{}: wants f32 or f64, got {} and {}; convert with to(DType::f32)", op, a.dtype(),
         b.dtype());
   return {a.to(dtype), b.to(dtype)};
@@ -25,6 +32,7 @@ Tensor checked_ids(std::string_view op, std::string_view what, const Tensor& ids
         "{}: the {} tensor must hold integers, got {} of shape {}", op, what, ids.dtype(),
         ids.shape());
   const Tensor dense = kernels::contiguous(kernels::cast(ids, DType::i64));
+  if (dense.device().is_cuda()) return dense;
   const int64_t* id = dense.data<int64_t>();
   for (int64_t i = 0; i < dense.numel(); ++i) {
     if ((id[i] >= 0 && id[i] < bound) || (ignored && id[i] == *ignored)) continue;

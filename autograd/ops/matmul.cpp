@@ -1,14 +1,13 @@
 #include "tessera/autograd/ops/matmul.h"
 
 #include "tessera/autograd/op.h"
+#include "tessera/autograd/ops/affine_parts.h"
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
-#include "tessera/core/kernels/accumulate.h"
-#include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/gemm.h"
 #include "tessera/core/view.h"
 
@@ -59,13 +58,6 @@ struct MatMul {
   }
 };
 
-// The leading dimensions as rows of a matrix.
-Tensor as_rows(const Tensor& x, int64_t width) {
-  int64_t rows = 1;
-  for (int64_t d = 0; d + 1 < x.rank(); ++d) rows *= x.shape()[d];
-  return views::reshape(x, {rows, width});
-}
-
 // y = x Wᵀ + b, gx = g W, gW = gᵀ x, gb = Σ g over rows.
 struct Linear {
   static constexpr std::string_view name = "linear";
@@ -75,34 +67,23 @@ struct Linear {
     Shape shape = x.shape();
     shape.back() = weight.size(0);
     const Tensor y = empty(shape, {x.dtype(), x.device()});
-    if (bias.defined()) kernels::copy(y, views::expand(bias, shape));
-    kernels::gemm(as_rows(y, weight.size(0)), as_rows(x, weight.size(1)),
-                  views::transpose(weight, 0, 1), 1, bias.defined() ? 1 : 0);
+    detail::product_with_bias(detail::as_rows(y, weight.size(0)),
+                              detail::as_rows(x, weight.size(1)), weight, bias);
     return y;
   }
 
   void backward(Backward& b) const {
     const Tensor x = b.input(0);
     const Tensor weight = b.input(1);
-    const Tensor g = as_rows(b.grad(), weight.size(0));
-    const Tensor rows = as_rows(x, weight.size(1));
-    if (b.needs(0)) add(b, 0, x.shape(), g, weight, rows.shape());
-    if (b.needs(1)) add(b, 1, weight.shape(), views::transpose(g, 0, 1), rows, weight.shape());
-    if (b.needs(2)) b.add(2, kernels::sum(g, {0}, false));
+    const Tensor g = detail::as_rows(b.grad(), weight.size(0));
+    const Tensor rows = detail::as_rows(x, weight.size(1));
+    if (b.needs(0)) detail::add_gemm(b, 0, x.shape(), g, weight);
+    detail::add_weight_gradients(b, 1, 2, g, rows);
   }
 
   Tensor definition(const TensorList& in) const {
     const Tensor y = matmul(in[0], transpose(in[1], 0, 1));
     return in[2].defined() ? y + in[2] : y;
-  }
-
- private:
-  static void add(Backward& b, int input, const Shape& shape, const Tensor& p, const Tensor& q,
-                  const Shape& as_matrix) {
-    const Tensor sum = b.accumulator(input);
-    const Tensor into = sum.defined() ? sum : empty(shape, {p.dtype(), p.device()});
-    kernels::gemm(views::reshape(into, as_matrix), p, q, 1, sum.defined() ? 1 : 0);
-    if (!sum.defined()) b.add(input, into);
   }
 };
 

@@ -75,6 +75,7 @@ struct Plan {
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t left = nullptr, right = nullptr, result = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
+  bool exists = false;
 };
 
 struct Pointers {
@@ -122,18 +123,18 @@ class DeviceBlas {
     workspace_ = empty({static_cast<int64_t>(kWorkspace)}, {DType::u8, device});
   }
 
+  bool has_plan(const Problem& problem, const Pointers& p) {
+    std::lock_guard lock(mutex_);
+    return plan_of(problem, p).exists;
+  }
+
   void run(const Problem& problem, const Pointers& p, double alpha, double beta) {
     std::lock_guard lock(mutex_);
-    auto [entry, fresh] = plans_.try_emplace(problem);
-    Plan& plan = entry->second;
-    if (fresh) {
-      try {
-        plan = make_plan(problem, p);
-      } catch (...) {
-        plans_.erase(entry);
-        throw;
-      }
-    }
+    const Plan& plan = plan_of(problem, p);
+    check(plan.exists,
+          "gemm: cuBLASLt has no kernel for a ({}, {}) x ({}, {}) product of {} into {}", problem.n,
+          problem.k, problem.k, problem.m, static_cast<DType>(problem.dtype),
+          static_cast<DType>(problem.result_dtype));
     set_pointers(plan, p);
     const float alpha32 = static_cast<float>(alpha), beta32 = static_cast<float>(beta);
     const bool wide = static_cast<DType>(problem.dtype) == DType::f64;
@@ -147,6 +148,12 @@ class DeviceBlas {
   }
 
  private:
+  const Plan& plan_of(const Problem& problem, const Pointers& p) {
+    auto found = plans_.find(problem);
+    if (found == plans_.end()) found = plans_.emplace(problem, make_plan(problem, p)).first;
+    return found->second;
+  }
+
   Plan make_plan(const Problem& p, const Pointers& pointers) {
     const auto dtype = static_cast<DType>(p.dtype);
     const auto result_dtype = static_cast<DType>(p.result_dtype);
@@ -170,11 +177,11 @@ class DeviceBlas {
     plan.left = layout(p, p.left, dtype, p.m, p.k);
     plan.right = layout(p, p.right, dtype, p.k, p.n);
     plan.result = layout(p, p.result, result_dtype, p.m, p.n);
-    plan.algorithm = best_algorithm(p, plan);
+    choose_algorithm(p, plan);
     return plan;
   }
 
-  cublasLtMatmulAlgo_t best_algorithm(const Problem& p, const Plan& plan) {
+  void choose_algorithm(const Problem& p, Plan& plan) {
     cublasLtMatmulPreference_t preference = nullptr;
     check_blas(cublasLtMatmulPreferenceCreate(&preference), "gemm");
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t name, const auto& value) {
@@ -196,10 +203,8 @@ class DeviceBlas {
         cublasLtMatmulAlgoGetHeuristic(handle_, plan.operation, plan.left, plan.right, plan.result,
                                        plan.result, preference, 1, &found, &count);
     cublasLtMatmulPreferenceDestroy(preference);
-    check(status == CUBLAS_STATUS_SUCCESS && count > 0,
-          "gemm: cuBLASLt has no kernel for a ({}, {}) x ({}, {}) product of {} into {}", p.n, p.k,
-          p.k, p.m, static_cast<DType>(p.dtype), static_cast<DType>(p.result_dtype));
-    return found.algo;
+    plan.exists = status == CUBLAS_STATUS_SUCCESS && count > 0;
+    plan.algorithm = found.algo;
   }
 
   Device device_;
@@ -263,10 +268,10 @@ const void* pointer_of(const Tensor& x) {
   return x.defined() ? x.raw_data() : nullptr;
 }
 
-}  // namespace
-
-void gemm_cuda(const Tensor& c, const Tensor& a, const Tensor& b, double alpha, double beta,
-               const Epilogue& epilogue) {
+// One product as the calls that do it: strided batches along the last batch dimension.
+template <class Fn>
+void for_each_call(const Tensor& c, const Tensor& a, const Tensor& b, double beta,
+                   const Epilogue& epilogue, const Fn& fn) {
   const Device device = c.device();
   check(a.device() == device && b.device() == device, "gemm: devices differ: {} x {} -> {}",
         a.device(), b.device(), device);
@@ -292,25 +297,44 @@ void gemm_cuda(const Tensor& c, const Tensor& a, const Tensor& b, double alpha, 
   p.tf32 = a.dtype() == DType::f32 && tf32();
   p.device = device.index;
   const int64_t ldc = std::max<int64_t>(p.m, p.n > 1 ? c.stride(-2) : 1);
+  const auto side = [&p](bool transposed, int64_t ld, int64_t stride, const void* pointer,
+                         int64_t size) {
+    if (p.batch == 1) stride = 0;
+    return Side{transposed, ld, stride, alignment_of(pointer, stride * size)};
+  };
   for (int64_t row = 0; row < loop.rows(); ++row) {
     int64_t at[3];
     loop.row_offsets(row, at);
-    Pointers pointers{
+    const Pointers pointers{
         .left = static_cast<const char*>(left.tensor.raw_data()) + at[1] * bytes,
         .right = static_cast<const char*>(right.tensor.raw_data()) + at[2] * bytes,
         .result = static_cast<char*>(c.raw_data()) + at[0] * result_bytes,
         .bias = pointer_of(epilogue.sums.defined() ? epilogue.sums : epilogue.bias),
         .aux = pointer_of(epilogue.gelu_at.defined() ? epilogue.gelu_at : epilogue.gelu_input)};
-    const auto side = [&p](bool transposed, int64_t ld, int64_t stride, const void* pointer,
-                           int64_t size) {
-      if (p.batch == 1) stride = 0;
-      return Side{transposed, ld, stride, alignment_of(pointer, stride * size)};
-    };
     p.left = side(left.transposed, left.ld, loop.row_stride(1), pointers.left, bytes);
     p.right = side(right.transposed, right.ld, loop.row_stride(2), pointers.right, bytes);
     p.result = side(false, ldc, loop.row_stride(0), pointers.result, result_bytes);
-    blas(device).run(p, pointers, alpha, beta);
+    fn(p, pointers);
   }
+}
+
+}  // namespace
+
+void gemm_cuda(const Tensor& c, const Tensor& a, const Tensor& b, double alpha, double beta,
+               const Epilogue& epilogue) {
+  for_each_call(c, a, b, beta, epilogue, [&](const Problem& p, const Pointers& pointers) {
+    blas(c.device()).run(p, pointers, alpha, beta);
+  });
+}
+
+bool gemm_fuses(const Tensor& c, const Tensor& a, const Tensor& b, double beta,
+                const Epilogue& epilogue) {
+  if (c.numel() == 0 || a.size(-1) == 0 || c.dtype() == DType::f64) return false;
+  bool all = true;
+  for_each_call(c, a, b, beta, epilogue, [&](const Problem& p, const Pointers& pointers) {
+    all = all && blas(c.device()).has_plan(p, pointers);
+  });
+  return all;
 }
 
 }  // namespace tessera::kernels
