@@ -1,6 +1,7 @@
 #include "tessera/core/kernels/accumulate.h"
 
 #include "tessera/core/create.h"
+#include "tessera/core/kernels/accumulate_cuda.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/strided.h"
 #include "tessera/core/view.h"
@@ -68,6 +69,10 @@ void sum_columns(const T* x, T* y, int64_t outer, int64_t reduced, int64_t inner
 
 void add_in_place(const Tensor& sum, const Tensor& x) {
   check(sum.shape() == x.shape(), "add_in_place: shapes differ: {} += {}", sum.shape(), x.shape());
+  check(sum.device() == x.device(), "add_in_place: {} += a tensor on {}", sum.device(), x.device());
+  if constexpr (kCuda) {
+    if (sum.device().is_cuda()) return add_in_place_cuda(sum, x);
+  }
   const Tensor other = cast(x, sum.dtype());
   const Tensor* operands[] = {&sum, &other};
   const StridedLoop loop(sum.shape(), operands);
@@ -105,6 +110,13 @@ Tensor sum(const Tensor& x, const Shape& dims, bool keep_dims) {
   }
   const DType dtype =
       x.dtype() == DType::boolean || x.dtype() == DType::u8 ? DType::i64 : x.dtype();
+  if constexpr (kCuda) {
+    if (x.device().is_cuda()) {
+      const Tensor y = empty(kept, {dtype, x.device()});
+      sum_cuda(y, x, reduced);
+      return keep_dims ? views::reshape(y, with_ones) : y;
+    }
+  }
   const DType compute = is_half(dtype) ? DType::f32 : dtype;
   const bool leading = !reduced.empty() && reduced.back() == reduced.rank() - 1;
   int64_t outer = kept.numel();
