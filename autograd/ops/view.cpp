@@ -105,6 +105,57 @@ struct Concat {
   }
 };
 
+// Neighbouring slices at once. A kernel that writes the gradients of all parts side by side into one
+// buffer has already joined them.
+struct Split {
+  static constexpr std::string_view name = "split";
+  Shape from;
+  int64_t dim;
+  std::vector<int64_t> sizes;
+
+  TensorList forward(Forward&, const Tensor& x) const { return parts_of(x); }
+
+  void backward(Backward& b) const {
+    TensorList grads;
+    for (size_t i = 0; i < sizes.size(); ++i) grads.push_back(b.grad(static_cast<int>(i)));
+    if (b.recording()) return b.add(0, concat(grads, dim));
+    Tensor joined = side_by_side(grads);
+    if (!joined.defined()) {
+      joined = empty(from, {grads[0].dtype(), grads[0].device()});
+      const TensorList parts = parts_of(joined);
+      for (size_t i = 0; i < parts.size(); ++i) kernels::copy(parts[i], grads[i]);
+    }
+    b.add(0, joined);
+  }
+
+ private:
+  TensorList parts_of(const Tensor& x) const {
+    TensorList parts;
+    int64_t at = 0;
+    for (int64_t size : sizes) {
+      parts.push_back(views::slice(x, dim, at, at + size));
+      at += size;
+    }
+    return parts;
+  }
+
+  // The dense tensor whose parts these are; undefined when they are not.
+  Tensor side_by_side(const TensorList& grads) const {
+    const Tensor& first = grads[0];
+    const Tensor whole(first.storage(), from, first.strides(), first.offset(), first.dtype());
+    if (!whole.is_contiguous()) return {};
+    int64_t at = first.offset();
+    for (size_t i = 0; i < grads.size(); ++i) {
+      const Tensor& g = grads[i];
+      if (g.storage() != first.storage() || g.strides() != first.strides() || g.offset() != at) {
+        return {};
+      }
+      at += sizes[i] * first.strides()[dim];
+    }
+    return whole;
+  }
+};
+
 struct Clone {
   static constexpr std::string_view name = "clone";
   Tensor forward(Forward&, const Tensor& x) const { return kernels::clone(x); }
@@ -319,16 +370,15 @@ Tensor contiguous(const Tensor& x) {
 
 TensorList split(const Tensor& x, const std::vector<int64_t>& sizes, int64_t dim) {
   dim = normalize_dim(dim, x.rank(), "split");
-  TensorList parts;
-  int64_t at = 0;
+  int64_t total = 0;
   for (int64_t size : sizes) {
     check(size >= 0, "split: negative size {}", size);
-    parts.push_back(slice(x, dim, at, at + size));
-    at += size;
+    total += size;
   }
-  check(at == x.shape()[dim], "split: sizes {} do not add up to dimension {} of {}",
+  check(total == x.shape()[dim], "split: sizes {} do not add up to dimension {} of {}",
         Shape(std::span(sizes)), dim, x.shape());
-  return parts;
+  if (sizes.empty()) return {};
+  return apply(Split{x.shape(), dim, sizes}, x);
 }
 
 TensorList chunk(const Tensor& x, int64_t count, int64_t dim) {
