@@ -1,6 +1,7 @@
 #include <cublasLt.h>
 
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <mutex>
 #include <unordered_map>
@@ -17,6 +18,7 @@ namespace tessera::kernels {
 namespace {
 
 constexpr size_t kWorkspace = size_t{64} << 20;
+constexpr int kCandidates = 12;
 
 void check_blas(cublasStatus_t status, std::string_view what) {
   check(status == CUBLAS_STATUS_SUCCESS, "{}: cuBLASLt reports {}", what,
@@ -139,15 +141,19 @@ class DeviceBlas {
     const float alpha32 = static_cast<float>(alpha), beta32 = static_cast<float>(beta);
     const bool wide = static_cast<DType>(problem.dtype) == DType::f64;
     cuda::use(device_);
-    check_blas(cublasLtMatmul(handle_, plan.operation,
-                              wide ? static_cast<const void*>(&alpha) : &alpha32, p.left, plan.left,
-                              p.right, plan.right, wide ? static_cast<const void*>(&beta) : &beta32,
-                              p.result, plan.result, p.result, plan.result, &plan.algorithm,
-                              workspace_.raw_data(), kWorkspace, cuda::stream(device_)),
+    check_blas(call(plan, plan.algorithm, p, wide ? static_cast<const void*>(&alpha) : &alpha32,
+                    wide ? static_cast<const void*>(&beta) : &beta32),
                "gemm");
   }
 
  private:
+  cublasStatus_t call(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Pointers& p,
+                      const void* alpha, const void* beta) const {
+    return cublasLtMatmul(handle_, plan.operation, alpha, p.left, plan.left, p.right, plan.right,
+                          beta, p.result, plan.result, p.result, plan.result, &algorithm,
+                          workspace_.raw_data(), kWorkspace, cuda::stream(device_));
+  }
+
   const Plan& plan_of(const Problem& problem, const Pointers& p) {
     auto found = plans_.find(problem);
     if (found == plans_.end()) found = plans_.emplace(problem, make_plan(problem, p)).first;
@@ -177,11 +183,11 @@ class DeviceBlas {
     plan.left = layout(p, p.left, dtype, p.m, p.k);
     plan.right = layout(p, p.right, dtype, p.k, p.n);
     plan.result = layout(p, p.result, result_dtype, p.m, p.n);
-    choose_algorithm(p, plan);
+    choose_algorithm(p, plan, pointers);
     return plan;
   }
 
-  void choose_algorithm(const Problem& p, Plan& plan) {
+  void choose_algorithm(const Problem& p, Plan& plan, const Pointers& pointers) {
     cublasLtMatmulPreference_t preference = nullptr;
     check_blas(cublasLtMatmulPreferenceCreate(&preference), "gemm");
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t name, const auto& value) {
@@ -197,14 +203,61 @@ class DeviceBlas {
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
            static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_MASK &
                                  ~CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE));
-    cublasLtMatmulHeuristicResult_t found{};
+    const bool race = gemm_tuning() && !cuda::is_capturing(device_);
+    cublasLtMatmulHeuristicResult_t found[kCandidates] = {};
     int count = 0;
-    const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle_, plan.operation, plan.left, plan.right, plan.result,
-                                       plan.result, preference, 1, &found, &count);
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle_, plan.operation, plan.left, plan.right, plan.result, plan.result, preference,
+        race ? kCandidates : 1, found, &count);
     cublasLtMatmulPreferenceDestroy(preference);
     plan.exists = status == CUBLAS_STATUS_SUCCESS && count > 0;
-    plan.algorithm = found.algo;
+    if (!plan.exists) return;
+    const int best = race && count > 1 ? fastest(p, plan, pointers, found, count) : 0;
+    plan.algorithm = found[best].algo;
+  }
+
+  // The candidate with the shortest of three runs. The result goes to scratch memory: C may hold
+  // what the product is added to. (Whatever an epilogue writes is written again by the real run.)
+  int fastest(const Problem& p, const Plan& plan, Pointers pointers,
+              const cublasLtMatmulHeuristicResult_t* found, int count) const {
+    const auto dtype = static_cast<DType>(p.result_dtype);
+    const int64_t elements =
+        p.result.ld * (p.n - 1) + p.m + (p.batch - 1) * std::abs(p.result.batch_stride);
+    const Tensor scratch = zeros({elements}, {dtype, device_});
+    pointers.result = scratch.raw_data();
+    const float one = 1;
+    const double wide_one = 1;
+    const void* unit = dtype == DType::f64 ? static_cast<const void*>(&wide_one) : &one;
+    const float nothing = 0;
+    const double wide_nothing = 0;
+    const void* beta = p.adds                ? unit
+                       : dtype == DType::f64 ? static_cast<const void*>(&wide_nothing)
+                                             : &nothing;
+    const cudaStream_t stream = cuda::stream(device_);
+    cudaEvent_t start = nullptr, stop = nullptr;
+    cuda::check_status(cudaEventCreate(&start), "gemm");
+    cuda::check_status(cudaEventCreate(&stop), "gemm");
+    int best = 0;
+    float best_time = INFINITY;
+    for (int i = 0; i < count; ++i) {
+      float shortest = INFINITY;
+      for (int run = 0; run < 4; ++run) {  // the first one warms up
+        cuda::check_status(cudaEventRecord(start, stream), "gemm");
+        if (call(plan, found[i].algo, pointers, unit, beta) != CUBLAS_STATUS_SUCCESS) break;
+        cuda::check_status(cudaEventRecord(stop, stream), "gemm");
+        cuda::check_status(cudaEventSynchronize(stop), "gemm");
+        float time = 0;
+        cuda::check_status(cudaEventElapsedTime(&time, start, stop), "gemm");
+        if (run > 0) shortest = std::min(shortest, time);
+      }
+      if (shortest < best_time) {
+        best_time = shortest;
+        best = i;
+      }
+    }
+    cudaEventDestroy(start);
+    cudaEventDestroy(stop);
+    return best;
   }
 
   Device device_;
