@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 
 #include "tessera/core/dtype.h"
 
@@ -16,6 +17,16 @@ __device__ inline int64_t thread_index() {
 }
 __device__ inline int64_t thread_count() {
   return static_cast<int64_t>(gridDim.x) * blockDim.x;
+}
+
+// An index that came as data, in [0, size): any other stops the program, as nothing can be thrown.
+__device__ inline int64_t checked_index(const char* op, int64_t index, int64_t size) {
+  if (index < 0 || index >= size) {
+    printf("%s: index %lld is not in [0, %lld)\n", op, static_cast<long long>(index),
+           static_cast<long long>(size));
+    __trap();
+  }
+  return index;
 }
 
 // N elements that are read and written in one access (or in several of 16 bytes); the address must

@@ -4,6 +4,7 @@
 
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
+#include "tessera/core/kernels/index_cuda.h"
 #include "tessera/core/kernels/strided.h"
 
 namespace tessera::kernels {
@@ -95,6 +96,9 @@ void for_each_indexed(const Tensor& full, int64_t dim, const Tensor& index, cons
 }  // namespace
 
 Tensor take(const Tensor& x, int64_t dim, const Tensor& ids) {
+  if constexpr (kCuda) {
+    if (x.device().is_cuda()) return take_cuda(x, dim, ids);
+  }
   const Tensor source = contiguous(x);
   const Around from = around(x.shape(), dim);
   const int64_t n = ids.numel();
@@ -120,6 +124,9 @@ Tensor take(const Tensor& x, int64_t dim, const Tensor& ids) {
 }
 
 void add_at(const Tensor& y, int64_t dim, const Tensor& ids, const Tensor& src) {
+  if constexpr (kCuda) {
+    if (y.device().is_cuda()) return add_at_cuda(y, dim, ids, src);
+  }
   const Tensor source = contiguous(cast(src, y.dtype()));
   const Around to = around(y.shape(), dim);
   const int64_t n = ids.numel();
@@ -144,6 +151,9 @@ void add_at(const Tensor& y, int64_t dim, const Tensor& ids, const Tensor& src) 
 }
 
 Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
+  if constexpr (kCuda) {
+    if (x.device().is_cuda()) return gather_cuda(x, dim, index);
+  }
   const Tensor y = empty(index.shape(), {x.dtype(), x.device()});
   visit_dtype(x.dtype(), [&]<class T>() {
     for_each_indexed<T>(x, dim, index, y, [](const T& full, T& part) { part = full; });
@@ -152,6 +162,9 @@ Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
 }
 
 void scatter(const Tensor& y, int64_t dim, const Tensor& index, const Tensor& src) {
+  if constexpr (kCuda) {
+    if (y.device().is_cuda()) return scatter_cuda(y, dim, index, src);
+  }
   const Tensor source = cast(src, y.dtype());
   visit_dtype(y.dtype(), [&]<class T>() {
     for_each_indexed<T>(y, dim, index, source, [](T& full, const T& part) { full = part; });
@@ -159,6 +172,9 @@ void scatter(const Tensor& y, int64_t dim, const Tensor& index, const Tensor& sr
 }
 
 void scatter_add(const Tensor& y, int64_t dim, const Tensor& index, const Tensor& src) {
+  if constexpr (kCuda) {
+    if (y.device().is_cuda()) return scatter_add_cuda(y, dim, index, src);
+  }
   const Tensor source = cast(src, y.dtype());
   visit_addable("scatter_add", y.dtype(), [&]<class T>() {
     for_each_indexed<T>(y, dim, index, source,
