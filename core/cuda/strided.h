@@ -62,6 +62,7 @@ template <int N, class Fn>
 void for_each_launch(const Shape& shape, const Tensor* const (&operands)[N], int width,
                      const Fn& fn) {
   const kernels::StridedLoop loop(shape, operands);
+  if (loop.numel() == 0) return;
   const Shape sizes = loop.shape();
   Strided<N> s;
   s.rank = static_cast<int>(sizes.rank());
@@ -89,7 +90,6 @@ void for_each_launch(const Shape& shape, const Tensor* const (&operands)[N], int
     if (d > 0) s.size[sizes.rank() - 1 - d] = Divider(static_cast<unsigned>(sizes[d]));
   }
   const int64_t outer = sizes.rank() == 0 ? 1 : sizes[0];
-  if (loop.numel() == 0) return;
   int64_t most = std::max<int64_t>(1, ((int64_t{1} << 31) - 1) / inside);
   if (sizes.rank() == 1) most = int64_t{1} << 30;  // pieces stay aligned
   for (int64_t begin = 0; begin < outer; begin += most) {
