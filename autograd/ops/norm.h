@@ -8,14 +8,26 @@ namespace tessera {
 
 // y = (x − μ) / √(σ² + ε) · weight + bias, with μ and σ² over the last dimensions of x: those that
 // `weight` (or `bias`) has, the last one when both are absent (undefined). One pass per row forward
-// and backward, statistics kept. f32 and f64, twice differentiable.
-// Ba et al. 2016, "Layer Normalization".
+// and backward, statistics kept. f32 and f64, on CUDA all floating dtypes (the halves compute in
+// f32 and take parameters in f32 too). Twice differentiable. Ba et al. 2016, "Layer Normalization".
 Tensor layer_norm(const Tensor& x, const Tensor& weight = {}, const Tensor& bias = {},
                   double eps = 1e-5);
 
 // y = x / √(mean(x²) + ε) · weight over the last dimensions of x, as for layer_norm.
 // Zhang and Sennrich 2019, "Root Mean Square Layer Normalization".
 Tensor rms_norm(const Tensor& x, const Tensor& weight = {}, double eps = 1e-6);
+
+// s = x + branch and its norm in one pass, forward and backward: the residual of a block together
+// with the norm that follows. x and branch of one shape; the norm is layer_norm or rms_norm. Twice
+// differentiable.
+struct AddNormResult {
+  Tensor sum;
+  Tensor y;
+};
+AddNormResult add_layer_norm(const Tensor& x, const Tensor& branch, const Tensor& weight = {},
+                             const Tensor& bias = {}, double eps = 1e-5);
+AddNormResult add_rms_norm(const Tensor& x, const Tensor& branch, const Tensor& weight = {},
+                           double eps = 1e-6);
 
 struct BatchNormResult {
   Tensor y;

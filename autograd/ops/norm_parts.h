@@ -4,28 +4,16 @@
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/sum.h"
-#include "tessera/autograd/pointwise.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 
 namespace tessera::detail {
 
-struct InverseRoot {  // 1 / √(x + ε)
-  static constexpr std::string_view name = "inverse_root";
-  double eps;
-  template <class T>
-  T operator()(T x) const {
-    return math::rsqrt(x + constant<T>(eps));
-  }
-};
+Tensor inverse_root(const Tensor& x, double eps);  // 1 / √(x + ε)
 
 // What the definitions share: (rows, size) → (x − μ) / √(σ² + ε) along the last dimension.
-inline Tensor normalized(const Tensor& x, bool centered, double eps) {
-  const double share = 1.0 / static_cast<double>(x.size(-1));
-  const Tensor d = centered ? x - sum(x, {-1}, true) * share : x;
-  return d * pointwise(InverseRoot{eps}, sum(d * d, {-1}, true) * share);
-}
+Tensor normalized(const Tensor& x, bool centered, double eps);
 
 // Σ f(i) for i < n: vector lanes of T within short pieces, double across them.
 template <class T, class Fn>
@@ -42,19 +30,16 @@ double sum_of(int64_t n, const Fn& f) {
   return total;
 }
 
-// The parameters of a kernel; absent ones become what changes nothing.
-inline Tensor dense_or(const Tensor& parameter, double value, int64_t size, DType dtype) {
-  return parameter.defined() ? kernels::contiguous(parameter) : full({size}, value, {dtype, {}});
-}
+// The parameters of a kernel for the CPU; absent ones become what changes nothing.
+Tensor dense_or(const Tensor& parameter, double value, int64_t size, DType dtype);
 
-inline void check_parameter(std::string_view op, const char* what, const Tensor& x, const Tensor& p,
-                            const Shape& shape) {
-  if (!p.defined()) return;
-  check(p.shape() == shape, "{}: {} has shape {}, but x {} wants {}", op, what, p.shape(),
-        x.shape(), shape);
-  check(p.dtype() == x.dtype() && p.device() == x.device(),
-        "{}: {} is {} on {}, but x is {} on {}; convert one with to()", op, what, p.dtype(),
-        p.device(), x.dtype(), x.device());
+// Whether `p` (when defined) has the shape wanted, x's device, and x's dtype, or f32 beside a half.
+void check_parameter(std::string_view op, const char* what, const Tensor& x, const Tensor& p,
+                     const Shape& shape);
+
+// The dtype in which statistics of x are kept: f32 for the halves.
+inline DType statistics_dtype(const Tensor& x) {
+  return is_half(x.dtype()) ? DType::f32 : x.dtype();
 }
 
 // A sample of an op on (x, weight, bias) that carries its definition.

@@ -12,7 +12,6 @@ namespace {
 using detail::check_parameter;
 using detail::dense_or;
 using detail::fused_sample;
-using detail::InverseRoot;
 using detail::normalized;
 using detail::sum_of;
 
@@ -263,7 +262,7 @@ Tensor batch_norm(const Tensor& x, const Tensor& mean, const Tensor& variance, c
   check_planes("batch_norm", x, weight, bias);
   check_parameter("batch_norm", "mean", x, mean, {x.size(1)});
   check_parameter("batch_norm", "variance", x, variance, {x.size(1)});
-  Tensor scale = pointwise(InverseRoot{eps}, variance);
+  Tensor scale = detail::inverse_root(variance, eps);
   if (weight.defined()) scale = scale * weight;
   Tensor shift = -(mean * scale);
   if (bias.defined()) shift = shift + bias;
