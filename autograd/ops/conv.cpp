@@ -31,7 +31,9 @@ struct Conv {
     const Tensor& g = b.grad();
     if (b.needs(0)) b.add(0, input_of(name, plan, g, b.saved(1)));
     if (b.needs(1)) b.add(1, weight_of(name, plan, b.saved(0), g));
-    if (b.needs(2)) b.add(2, sum(sum(flatten(g, 2), {2}), {0}));
+    if (!b.needs(2)) return;
+    const Tensor planes = flatten(g, 2);
+    b.add(2, g.device().is_cuda() ? sum(planes, {0, 2}) : sum(sum(planes, {2}), {0}));
   }
 };
 
@@ -88,7 +90,7 @@ void check_inputs(std::string_view op, int64_t dims, const Tensor& x, const Tens
   check(weight.dtype() == x.dtype() && weight.device() == x.device(),
         "{}: weight is {} on {}, but x is {} on {}; convert one with to()", op, weight.dtype(),
         weight.device(), x.dtype(), x.device());
-  check(is_floating(x.dtype()) && !is_half(x.dtype()),
+  check(is_floating(x.dtype()) && (x.device().is_cuda() || !is_half(x.dtype())),
         "{}: wants f32 or f64 on the CPU, got {}; convert with to(DType::f32)", op, x.dtype());
   if (!bias.defined()) return;
   check(bias.shape() == Shape{out} && bias.dtype() == x.dtype() && bias.device() == x.device(),

@@ -1,5 +1,6 @@
 #include "tessera/autograd/ops/conv_kernels.h"
 
+#include "tessera/autograd/ops/conv_kernels_cuda.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/accumulate.h"
 #include "tessera/core/kernels/fill.h"
@@ -245,6 +246,9 @@ Shape with_spatial(int64_t a, int64_t b, const Shape& spatial) {
 }  // namespace
 
 Tensor conv(const ConvPlan& plan, const Tensor& x, const Tensor& w, const Tensor& bias) {
+  if constexpr (kCuda) {
+    if (x.device().is_cuda()) return conv_cuda(plan, x, w, bias);
+  }
   const Sizes s = sizes_of(plan, x.size(0), w.size(1), w.size(0) / plan.groups);
   const Tensor y =
       empty(with_spatial(x.size(0), w.size(0), plan.window.out), {x.dtype(), x.device()});
@@ -255,6 +259,9 @@ Tensor conv(const ConvPlan& plan, const Tensor& x, const Tensor& w, const Tensor
 }
 
 Tensor conv_input(const ConvPlan& plan, const Tensor& y, const Tensor& w) {
+  if constexpr (kCuda) {
+    if (y.device().is_cuda()) return conv_input_cuda(plan, y, w);
+  }
   const Sizes s = sizes_of(plan, y.size(0), w.size(1), w.size(0) / plan.groups);
   const Tensor x = empty(with_spatial(y.size(0), w.size(1) * plan.groups, plan.window.in),
                          {y.dtype(), y.device()});
@@ -265,6 +272,9 @@ Tensor conv_input(const ConvPlan& plan, const Tensor& y, const Tensor& w) {
 }
 
 Tensor conv_weight(const ConvPlan& plan, const Tensor& x, const Tensor& y) {
+  if constexpr (kCuda) {
+    if (x.device().is_cuda()) return conv_weight_cuda(plan, x, y);
+  }
   const Sizes s = sizes_of(plan, x.size(0), x.size(1) / plan.groups, y.size(1) / plan.groups);
   const Shape shape = with_spatial(y.size(1), s.in_channels, plan.window.kernel);
   return visit_floating("conv", x.dtype(), [&]<class T>() {

@@ -1,4 +1,4 @@
-// The three products of convolution on the CPU. They are the partial derivatives of one trilinear
+// The three products of convolution. They are the partial derivatives of one trilinear
 // form, Σ gy · conv(x, w), so each one's gradients are the other two.
 #pragma once
 
@@ -8,7 +8,7 @@
 namespace tessera::kernels {
 
 // x (B, C, window.in…), w (O, C / groups, window.kernel…), y (B, O, window.out…), dense, f32 or
-// f64. The same bits for any number of threads.
+// f64 (on CUDA the halves too). The same bits for any number of threads.
 struct ConvPlan {
   Window window;
   int64_t groups = 1;

@@ -6,6 +6,7 @@
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/window.h"
+#include "tessera/core/kernels/window_cuda.h"
 
 namespace tessera {
 namespace {
@@ -20,6 +21,12 @@ struct Unfold {
     const Tensor source = kernels::contiguous(x);
     const int64_t rows = x.size(1) * window.taps();
     const Tensor y = empty({x.size(0), rows, window.positions()}, {x.dtype(), x.device()});
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        kernels::unfold_cuda(window, source, y);
+        return y;
+      }
+    }
     const kernels::Runs runs = kernels::runs_of(window, 0, window.positions());
     visit_floating(name, x.dtype(), [&]<class T>() {
       kernels::unfold(window, runs, x.size(0) * x.size(1), source.data<T>(), y.data<T>());
@@ -37,6 +44,13 @@ struct Fold {
     const Tensor source = kernels::contiguous(x);
     Shape shape{x.size(0), x.size(1) / window.taps()};
     for (int64_t size : window.in) shape.push_back(size);
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        const Tensor y = empty(shape, {x.dtype(), x.device()});
+        kernels::fold_cuda(window, source, y);
+        return y;
+      }
+    }
     const Tensor y = zeros(shape, {x.dtype(), x.device()});
     const kernels::Runs runs = kernels::runs_of(window, 0, window.positions());
     visit_floating(name, x.dtype(), [&]<class T>() {
@@ -121,6 +135,7 @@ const RegisterOp fold_row{{
 }  // namespace
 
 Tensor unfold(const Tensor& x, const Shape& kernel, const WindowOptions& options) {
+  check(is_floating(x.dtype()), "unfold: wants a floating dtype, got {}", x.dtype());
   check(x.rank() >= 3, "unfold: x must be (B, C, spatial…), got {}", x.shape());
   const Shape in(std::span(x.shape().begin() + 2, x.shape().end()));
   return apply(Unfold{kernels::make_window("unfold", in, kernel, options.stride, options.padding,

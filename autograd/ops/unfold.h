@@ -14,7 +14,7 @@ struct WindowOptions {
 
 // x (B, C, spatial…) → (B, C · Πkernel, L): column l holds the window at position l, channel by
 // channel; zeros in the padding. Any number of spatial dimensions; `kernel` has one value each or
-// one for all. f32 and f64, differentiable any number of times.
+// one for all. f32 and f64, on CUDA the halves too; differentiable any number of times.
 Tensor unfold(const Tensor& x, const Shape& kernel, const WindowOptions& options = {});
 
 // The adjoint: adds columns (B, C · Πkernel, L) back into (B, C, size…). Overlaps are summed.
