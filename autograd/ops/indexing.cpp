@@ -3,6 +3,7 @@
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
@@ -106,18 +107,12 @@ struct Scatter {
  private:
   // 1 where an entry of src is what remained in y, 0 where a later one took its place.
   Tensor winners(const Tensor& y, const Tensor& index) const {
-    const Tensor position =
-        views::reshape(arange(0, static_cast<double>(index.numel())), index.shape());
-    const Tensor owner = zeros(y.shape(), {DType::i64, y.device()});
+    const Options i64 = {DType::i64, y.device()};
+    const auto count = static_cast<double>(index.numel());
+    const Tensor position = views::reshape(arange(0, count, 1, i64), index.shape());
+    const Tensor owner = zeros(y.shape(), i64);
     kernels::scatter(owner, dim, index, position);
-    const Tensor last = kernels::gather(owner, dim, index);
-    const Tensor mask = zeros(index.shape(), {y.dtype(), y.device()});
-    visit_floating(name, y.dtype(), [&]<class T>() {
-      for (int64_t i = 0; i < mask.numel(); ++i) {
-        mask.data<T>()[i] = last.data<int64_t>()[i] == i ? T(1) : T(0);
-      }
-    });
-    return mask;
+    return eq(kernels::gather(owner, dim, index), position).to(y.dtype());
   }
 };
 
@@ -139,17 +134,18 @@ Tensor checked_index(std::string_view op, const Tensor& x, int64_t dim, const Te
 
 Tensor checked_source(std::string_view op, const Tensor& x, const Tensor& src, const Shape& shape) {
   check(src.shape() == shape, "{}: the source must have shape {}, got {}", op, shape, src.shape());
-  check(!is_half(x.dtype()), "{}: wants f32 or f64, got {}; convert with to(DType::f32)", op,
-        x.dtype());
+  check(!is_half(x.dtype()) || x.device().is_cuda(),
+        "{}: wants f32 or f64, got {}; convert with to(DType::f32)", op, x.dtype());
   return src.to(x.dtype());
 }
 
-// The samples of one op with fixed indices; the floating inputs come first.
-OpSample sample(std::string label, TensorList inputs,
-                std::function<Tensor(const TensorList&)> run) {
+// The samples of one op: the floating inputs come first, the indices last.
+OpSample sample(std::string label, TensorList inputs, const Tensor& index,
+                std::function<Tensor(const TensorList&, const Tensor& index)> run) {
+  inputs.push_back(index);
   return {std::move(label),
           std::move(inputs),
-          [run](const TensorList& x) { return TensorList{run(x)}; },
+          [run](const TensorList& x) { return TensorList{run(x, x.back())}; },
           {}};
 }
 
@@ -158,31 +154,33 @@ Tensor ids_of(std::vector<int64_t> values) {
 }
 
 std::vector<OpSample> select_samples() {
-  const auto select = [](int64_t dim, const Tensor& ids) {
-    return [dim, ids](const TensorList& x) { return index_select(x[0], dim, ids); };
+  const auto select = [](std::string label, const Tensor& from, int64_t dim, const Tensor& ids) {
+    return sample(std::move(label), {from}, ids, [dim](const TensorList& x, const Tensor& index) {
+      return index_select(x[0], dim, index);
+    });
   };
-  return {sample("rows", {samples::normal({4, 3})}, select(0, ids_of({3, 0, 3}))),
-          sample("last dimension", {samples::normal({2, 4})}, select(-1, ids_of({1, 1, 2}))),
-          sample("middle", {samples::normal({2, 3, 2})}, select(1, ids_of({2, 0}))),
-          sample("strided", {samples::strided(samples::normal({3, 4}))}, select(0, ids_of({2, 2}))),
-          sample("no ids", {samples::normal({3, 2})}, select(0, ids_of({}))),
-          sample("size 0", {samples::normal({3, 0})}, select(0, ids_of({1}))),
-          sample("size 1", {samples::normal({1})}, select(0, ids_of({0, 0})))};
+  return {select("rows", samples::normal({4, 3}), 0, ids_of({3, 0, 3})),
+          select("last dimension", samples::normal({2, 4}), -1, ids_of({1, 1, 2})),
+          select("middle", samples::normal({2, 3, 2}), 1, ids_of({2, 0})),
+          select("strided", samples::strided(samples::normal({3, 4})), 0, ids_of({2, 2})),
+          select("no ids", samples::normal({3, 2}), 0, ids_of({})),
+          select("size 0", samples::normal({3, 0}), 0, ids_of({1})),
+          select("size 1", samples::normal({1}), 0, ids_of({0, 0}))};
 }
 
 std::vector<OpSample> add_samples() {
-  const auto add = [](int64_t dim, const Tensor& ids) {
-    return [dim, ids](const TensorList& x) { return index_add(x[0], dim, ids, x[1]); };
+  const auto add = [](std::string label, const Tensor& to, const Tensor& src, int64_t dim,
+                      const Tensor& ids) {
+    return sample(std::move(label), {to, src}, ids,
+                  [dim](const TensorList& x, const Tensor& index) {
+                    return index_add(x[0], dim, index, x[1]);
+                  });
   };
-  return {
-      sample("rows", {samples::normal({4, 3}), samples::normal({3, 3}, 1)},
-             add(0, ids_of({3, 0, 3}))),
-      sample(
-          "last dimension, strided",
-          {samples::strided(samples::normal({2, 4})), samples::strided(samples::normal({2, 3}, 1))},
-          add(-1, ids_of({1, 1, 2}))),
-      sample("size 1", {samples::normal({1}), samples::normal({2}, 1)}, add(0, ids_of({0, 0}))),
-      sample("no ids", {samples::normal({3, 2}), samples::normal({0, 2}, 1)}, add(0, ids_of({})))};
+  return {add("rows", samples::normal({4, 3}), samples::normal({3, 3}, 1), 0, ids_of({3, 0, 3})),
+          add("last dimension, strided", samples::strided(samples::normal({2, 4})),
+              samples::strided(samples::normal({2, 3}, 1)), -1, ids_of({1, 1, 2})),
+          add("size 1", samples::normal({1}), samples::normal({2}, 1), 0, ids_of({0, 0})),
+          add("no ids", samples::normal({3, 2}), samples::normal({0, 2}, 1), 0, ids_of({}))};
 }
 
 struct IndexCase {
@@ -205,9 +203,10 @@ std::vector<IndexCase> index_cases() {
 std::vector<OpSample> gather_samples() {
   std::vector<OpSample> list;
   for (const IndexCase& c : index_cases()) {
-    list.push_back(sample(c.label, {c.x}, [dim = c.dim, index = c.index](const TensorList& x) {
-      return gather(x[0], dim, index);
-    }));
+    list.push_back(
+        sample(c.label, {c.x}, c.index, [dim = c.dim](const TensorList& x, const Tensor& index) {
+          return gather(x[0], dim, index);
+        }));
   }
   return list;
 }
@@ -217,8 +216,8 @@ using Write = Tensor (*)(const Tensor&, int64_t, const Tensor&, const Tensor&);
 std::vector<OpSample> write_samples(Write op) {
   std::vector<OpSample> list;
   for (const IndexCase& c : index_cases()) {
-    list.push_back(sample(c.label, {c.x, samples::normal(c.index.shape(), 7)},
-                          [op, dim = c.dim, index = c.index](const TensorList& x) {
+    list.push_back(sample(c.label, {c.x, samples::normal(c.index.shape(), 7)}, c.index,
+                          [op, dim = c.dim](const TensorList& x, const Tensor& index) {
                             return op(x[0], dim, index, x[1]);
                           }));
   }

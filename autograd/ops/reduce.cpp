@@ -5,6 +5,7 @@
 #include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/ops/elementwise.h"
 #include "tessera/autograd/ops/indexing.h"
+#include "tessera/autograd/ops/reduce_cuda.h"
 #include "tessera/autograd/ops/rows.h"
 #include "tessera/autograd/ops/softmax_rows.h"
 #include "tessera/autograd/ops/sum.h"
@@ -75,6 +76,11 @@ struct Variance {
   }
 
   Tensor forward(Forward&, const Tensor& x) const {
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        return detail::variance_rows_cuda(x, divisor(x.size(1)), kRoot);
+      }
+    }
     return visit_floating(name, x.dtype(), [&]<class T>() {
       return reduce_rows<T>(x, [&](const T* row, int64_t n) {
         const double variance = moments(row, n).squares / divisor(n);
@@ -84,6 +90,12 @@ struct Variance {
   }
   void backward(Backward& b) const {
     const Tensor x = b.input(0);
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        b.add(0, detail::variance_backward_cuda(x, b.grad(), divisor(x.size(1)), kRoot));
+        return;
+      }
+    }
     const Tensor grad = kernels::contiguous(b.grad());
     const int64_t n = x.size(1);
     visit_floating(name, x.dtype(), [&]<class T>() {
@@ -119,10 +131,17 @@ struct LogSumExp {
     return std::numeric_limits<double>::infinity();
   }
 
-  Tensor forward(Forward& f, const Tensor& x) const {
-    const Tensor y = visit_floating(name, x.dtype(), [&]<class T>() {
+  static Tensor values(const Tensor& x) {
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) return detail::logsumexp_rows_cuda(x);
+    }
+    return visit_floating(name, x.dtype(), [&]<class T>() {
       return reduce_rows<T>(x, [](const T* row, int64_t n) { return row_value(row, n); });
     });
+  }
+
+  Tensor forward(Forward& f, const Tensor& x) const {
+    const Tensor y = values(x);
     f.save(x);
     f.save_output(y);
     return y;
@@ -137,6 +156,12 @@ struct LogSumExp {
       const Tensor share = masked_fill(exp(log_share), infinite, 0);
       b.add(0, unsqueeze(b.grad(), 1) * share);
       return;
+    }
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        b.add(0, detail::logsumexp_backward_cuda(x, y, b.grad()));
+        return;
+      }
     }
     const Tensor grad = kernels::contiguous(b.grad());
     visit_floating(name, x.dtype(), [&]<class T>() {
@@ -159,8 +184,11 @@ struct LogSumExp {
 struct Norm2 {
   static constexpr std::string_view name = "norm";
 
-  Tensor forward(Forward& f, const Tensor& x) const {
-    const Tensor y = visit_floating(name, x.dtype(), [&]<class T>() {
+  static Tensor values(const Tensor& x) {
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) return detail::norm_rows_cuda(x);
+    }
+    return visit_floating(name, x.dtype(), [&]<class T>() {
       return reduce_rows<T>(x, [](const T* row, int64_t n) {
         double total = 0;
 #pragma omp simd reduction(+ : total)
@@ -170,6 +198,10 @@ struct Norm2 {
         return std::sqrt(total);
       });
     });
+  }
+
+  Tensor forward(Forward& f, const Tensor& x) const {
+    const Tensor y = values(x);
     f.save(x);
     f.save_output(y);
     return y;
@@ -185,6 +217,9 @@ struct Norm2 {
 // Index of the first best entry of every row; NaN is better than any number.
 Tensor best_rows(const Tensor& x, bool largest, std::string_view op) {
   check(x.size(1) > 0 || x.size(0) == 0, "{}: over a dimension of size 0", op);
+  if constexpr (kCuda) {
+    if (x.device().is_cuda()) return detail::best_rows_cuda(x, largest);
+  }
   const Tensor from = kernels::contiguous(x.detach());
   const Tensor index = empty({x.size(0)}, {DType::i64, x.device()});
   const int64_t n = x.size(1);

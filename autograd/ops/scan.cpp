@@ -6,6 +6,7 @@
 #include "tessera/autograd/ops/elementwise.h"
 #include "tessera/autograd/ops/indexing.h"
 #include "tessera/autograd/ops/rows.h"
+#include "tessera/autograd/ops/scan_cuda.h"
 #include "tessera/autograd/ops/softmax_rows.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/registry.h"
@@ -26,6 +27,11 @@ struct Cumsum {
   CumsumOptions options;
 
   Tensor forward(Forward&, const Tensor& x) const {
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        return detail::cumsum_rows_cuda(x, options.exclusive, options.reverse);
+      }
+    }
     const Tensor from = kernels::contiguous(x);
     const Tensor y = empty_like(from);
     const int64_t n = x.size(1);
@@ -57,7 +63,10 @@ struct Cumsum {
 struct Cumprod {
   static constexpr std::string_view name = "cumprod";
 
-  Tensor forward(Forward& f, const Tensor& x) const {
+  static Tensor values(const Tensor& x) {
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) return detail::cumprod_rows_cuda(x);
+    }
     const Tensor from = kernels::contiguous(x);
     const Tensor y = empty_like(from);
     const int64_t n = x.size(1);
@@ -72,10 +81,21 @@ struct Cumprod {
         }
       });
     });
+    return y;
+  }
+
+  Tensor forward(Forward& f, const Tensor& x) const {
+    const Tensor y = values(x);
     f.save_output(y);
     return y;
   }
   void backward(Backward& b) const {
+    if constexpr (kCuda) {
+      if (b.grad().device().is_cuda()) {
+        b.add(0, detail::cumprod_backward_cuda(b.input(0), b.saved(0), b.grad()));
+        return;
+      }
+    }
     const Tensor x = kernels::contiguous(b.input(0));
     const Tensor y = b.saved(0);
     const Tensor grad = kernels::contiguous(b.grad());
@@ -127,7 +147,10 @@ struct LogCumsumExp {
     }
   }
 
-  Tensor forward(Forward& f, const Tensor& x) const {
+  static Tensor values(const Tensor& x) {
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) return detail::logcumsumexp_rows_cuda(x);
+    }
     const Tensor from = kernels::contiguous(x);
     const Tensor y = empty_like(from);
     const int64_t n = x.size(1);
@@ -136,10 +159,21 @@ struct LogCumsumExp {
       T* out = y.data<T>();
       parallel_rows(x.size(0), n, [&](int64_t r) { scan(in + r * n, out + r * n, n); });
     });
+    return y;
+  }
+
+  Tensor forward(Forward& f, const Tensor& x) const {
+    const Tensor y = values(x);
     f.save_output(y);
     return y;
   }
   void backward(Backward& b) const {
+    if constexpr (kCuda) {
+      if (b.grad().device().is_cuda()) {
+        b.add(0, detail::logcumsumexp_backward_cuda(b.input(0), b.saved(0), b.grad()));
+        return;
+      }
+    }
     const Tensor x = kernels::contiguous(b.input(0));
     const Tensor y = b.saved(0);
     const Tensor grad = kernels::contiguous(b.grad());
@@ -172,6 +206,9 @@ struct LogCumsumExp {
 
 // Where the running maximum of every row stands.
 Tensor running_best(const Tensor& x) {
+  if constexpr (kCuda) {
+    if (x.device().is_cuda()) return detail::running_best_cuda(x.detach());
+  }
   const Tensor from = kernels::contiguous(x.detach());
   const Tensor index = empty(x.shape(), {DType::i64, x.device()});
   const int64_t n = x.size(1);

@@ -7,10 +7,13 @@
 #include "tessera/autograd/ops/indexing.h"
 #include "tessera/autograd/ops/rows.h"
 #include "tessera/autograd/ops/softmax_rows.h"
+#include "tessera/autograd/ops/sort_cuda.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/autograd/tape.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
+#include "tessera/core/kernels/index.h"
+#include "tessera/core/view.h"
 
 namespace tessera {
 namespace {
@@ -38,6 +41,11 @@ struct Before {
 template <class Place>
 Tensor order_rows(const Tensor& x, int64_t first, int64_t count, bool descending,
                   const Place& place) {
+  if constexpr (kCuda) {
+    if (x.device().is_cuda()) {
+      return detail::order_rows_cuda(x.detach(), first, count, descending);
+    }
+  }
   const Tensor from = kernels::contiguous(x.detach());
   const Tensor index = empty({x.size(0), count}, {DType::i64, x.device()});
   const int64_t n = x.size(1);
@@ -176,17 +184,19 @@ Tensor one_hot(const Tensor& ids, int64_t classes, DType dtype) {
   const Tensor dense = detail::checked_ids("one_hot", "id", ids, classes);
   Shape shape = ids.shape();
   shape.push_back(classes);
-  const Tensor y = zeros(shape, {dtype, ids.device()});
-  const int64_t* id = dense.data<int64_t>();
-  visit_dtype(dtype, [&]<class T>() {
-    T* out = y.data<T>();
-    for (int64_t i = 0; i < dense.numel(); ++i) out[i * classes + id[i]] = convert<T>(1);
-  });
-  return y;
+  // One addition per line, in a dtype that every device adds.
+  const DType adds = is_half(dtype) || dtype == DType::boolean ? DType::u8 : dtype;
+  const Tensor y = zeros({dense.numel(), classes}, {adds, ids.device()});
+  const Tensor place = views::reshape(dense, {dense.numel(), 1});
+  kernels::scatter_add(y, 1, place, ones(place.shape(), {adds, ids.device()}));
+  return views::reshape(kernels::cast(y, dtype), shape);
 }
 
 Tensor bincount(const Tensor& ids, int64_t min_length) {
   check(min_length >= 0, "bincount: min_length {} is negative", min_length);
+  if (ids.device().is_cuda()) {
+    return kernels::to_device(bincount(kernels::to_device(ids, {}), min_length), ids.device());
+  }
   const Tensor dense = detail::checked_ids("bincount", "id", ids, INT64_MAX);
   const int64_t* id = dense.data<int64_t>();
   int64_t length = min_length;
@@ -199,6 +209,11 @@ Tensor bincount(const Tensor& ids, int64_t min_length) {
 
 Unique unique(const Tensor& x) {
   check(is_integral(x.dtype()), "unique: wants integers, got {} of shape {}", x.dtype(), x.shape());
+  if (x.device().is_cuda()) {
+    const Unique found = unique(kernels::to_device(x, {}));
+    const auto back = [&](const Tensor& t) { return kernels::to_device(t, x.device()); };
+    return {back(found.values), back(found.inverse), back(found.counts)};
+  }
   const Tensor dense = kernels::contiguous(kernels::cast(x, DType::i64));
   const std::vector<int64_t> all = dense.to_vector<int64_t>();
   std::vector<int64_t> values = all;

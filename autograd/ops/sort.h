@@ -20,6 +20,9 @@ ValuesIndices kth_value(const Tensor& x, int64_t k, int64_t dim = -1, bool keep_
 // y[…, c] = 1 where ids[…] = c, else 0, for integer ids in [0, classes). Not differentiable.
 Tensor one_hot(const Tensor& ids, int64_t classes, DType dtype = DType::f32);
 
+// bincount and unique of a tensor on a device are counted on the host: the size of their results
+// depends on the values.
+
 // How often each of 0 … max(ids) occurs, i64, at least `min_length` long; ids of any shape, ≥ 0.
 Tensor bincount(const Tensor& ids, int64_t min_length = 0);
 
