@@ -1,6 +1,7 @@
 #include "tessera/autograd/ops/axis_map.h"
 
 #include "tessera/autograd/op.h"
+#include "tessera/autograd/ops/axis_map_cuda.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
@@ -74,6 +75,12 @@ struct AxisMap {
     for (int64_t d = dim + 1; d < shape.rank(); ++d) inner *= shape[d];
     shape[dim] = table->out();
     const Tensor y = empty(shape, {x.dtype(), x.device()});
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        axis_map_cuda(name, *table, source, y, outer, inner);
+        return y;
+      }
+    }
     visit_floating(name, x.dtype(), [&]<class T>() {
       const Rows<T> rows(*table);
       if (inner == 1) {

@@ -8,6 +8,7 @@
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/fft.h"
+#include "tessera/core/kernels/fft_cuda.h"
 #include "tessera/core/kernels/strided.h"
 #include "tessera/core/view.h"
 
@@ -29,6 +30,12 @@ struct Rfft {
     shape.back() = n / 2 + 1;
     shape.push_back(2);
     const Tensor y = empty(shape, {x.dtype(), x.device()});
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        kernels::rfft_cuda(source, y, n, ends, middle);
+        return y;
+      }
+    }
     visit_floating(name, x.dtype(), [&]<class T>() {
       kernels::rfft_rows(source.data<T>(), y.data<T>(), x.numel() / n, n, ends, middle);
     });
@@ -50,6 +57,12 @@ struct Irfft {
     shape.pop_back();
     shape.back() = n;
     const Tensor x = empty(shape, {y.dtype(), y.device()});
+    if constexpr (kCuda) {
+      if (y.device().is_cuda()) {
+        kernels::irfft_cuda(source, x, n, ends, middle);
+        return x;
+      }
+    }
     visit_floating(name, y.dtype(), [&]<class T>() {
       kernels::irfft_rows(source.data<T>(), x.data<T>(), x.numel() / n, n, ends, middle);
     });
@@ -71,6 +84,12 @@ struct Fft {
     const Tensor source = kernels::contiguous(x);
     const Tensor y = empty_like(x);
     const int64_t n = x.size(-2);
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        kernels::fft_cuda(source, y, n, inverse, scale);
+        return y;
+      }
+    }
     visit_floating(name, x.dtype(), [&]<class T>() {
       kernels::fft_rows(source.data<T>(), y.data<T>(), x.numel() / (2 * n), n, inverse, scale);
     });
@@ -87,6 +106,12 @@ struct ComplexMul {
     f.save(a, b);
     const Tensor y = empty(broadcast_shapes(a.shape(), b.shape(), name), {a.dtype(), a.device()});
     const Tensor heads[] = {views::select(y, -1, 0), real_parts(a), real_parts(b)};
+    if constexpr (kCuda) {
+      if (y.device().is_cuda()) {
+        kernels::complex_mul_cuda(heads[0], heads[1], heads[2], conjugate_b);
+        return y;
+      }
+    }
     const Tensor* operands[] = {&heads[0], &heads[1], &heads[2]};
     const kernels::StridedLoop loop(heads[0].shape(), operands);
     visit_floating(name, a.dtype(), [&]<class T>() {
@@ -136,7 +161,7 @@ void check_pairs(std::string_view op, const Tensor& x, int64_t rank) {
 }
 
 void check_floating(std::string_view op, const Tensor& x) {
-  check(x.dtype() == DType::f32 || x.dtype() == DType::f64,
+  check(is_floating(x.dtype()) && (x.device().is_cuda() || !is_half(x.dtype())),
         "{}: wants f32 or f64 on the CPU, got {}; convert with to(DType::f32)", op, x.dtype());
 }
 

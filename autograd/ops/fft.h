@@ -1,5 +1,6 @@
 // Fourier transforms along the last dimension, of any length; complex numbers are pairs (re, im) in
-// a last dimension of size 2. f32 and f64, differentiable any number of times.
+// a last dimension of size 2. f32 and f64, on CUDA the halves too (transformed in f32);
+// differentiable any number of times.
 // F_k = Σ_j x_j e^{−2πi jk/n}; the inverses divide by n (NumPy's conventions).
 #pragma once
 

@@ -1,89 +1,24 @@
 #include "tessera/autograd/ops/grid_sample.h"
 
-#include <cmath>
-
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/grid_points.h"
+#include "tessera/autograd/ops/grid_sample_cuda.h"
 #include "tessera/autograd/ops/plane_gather.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/parallel.h"
+#include "tessera/core/view.h"
 
 namespace tessera {
 namespace {
 
-// A pixel position and its derivative by the grid coordinate.
-struct Position {
-  double value;
-  double slope;
-};
-
-Position reflected(Position p, double low, double high) {
-  const double span = high - low;
-  if (span <= 0) return {0, 0};
-  double inside = p.value - low;
-  if (inside < 0) p = {p.value, -p.slope};
-  inside = std::abs(inside);
-  const double rest = std::fmod(inside, span);
-  const bool even = std::fmod(std::floor(inside / span), 2) == 0;
-  return even ? Position{low + rest, p.slope} : Position{high - rest, -p.slope};
-}
-
-Position clamped(Position p, double last) {
-  if (!(p.value > 0)) return {0, 0};  // NaN too
-  return p.value < last ? p : Position{last, 0};
-}
-
-Position locate(double coordinate, int64_t size, const GridSampleOptions& options) {
-  const auto n = static_cast<double>(size);
-  const double slope = (options.align_corners ? n - 1 : n) / 2;
-  Position p{(coordinate + 1) * slope - (options.align_corners ? 0 : 0.5), slope};
-  if (options.padding == GridPadding::reflection) {
-    p = options.align_corners ? reflected(p, 0, n - 1) : reflected(p, -0.5, n - 0.5);
-  }
-  if (options.padding != GridPadding::zeros) p = clamped(p, n - 1);
-  return std::abs(p.value) < 1e9 ? p : Position{-100, 0};  // far outside, NaN: no pixel
-}
-
-// The up to four pixels that make one output, their weights, and the derivatives of these by the
-// two grid coordinates. An index of −1 is outside the image.
-template <class T>
-struct Corners {
-  int64_t index[4] = {-1, -1, -1, -1};
-  T weight[4] = {};
-  T dx[4] = {};
-  T dy[4] = {};
-};
-
-int64_t pixel(int64_t y, int64_t x, int64_t height, int64_t width) {
-  return y >= 0 && y < height && x >= 0 && x < width ? y * width + x : -1;
-}
-
-template <class T>
-Corners<T> corners_of(Position px, Position py, int64_t height, int64_t width, bool nearest) {
-  Corners<T> c;
-  if (nearest) {
-    c.index[0] = pixel(std::llrint(py.value), std::llrint(px.value), height, width);
-    c.weight[0] = 1;
-    return c;
-  }
-  const double x0 = std::floor(px.value);
-  const double y0 = std::floor(py.value);
-  for (int k = 0; k < 4; ++k) {
-    const int right = k % 2;
-    const int below = k / 2;
-    const double wx = right ? px.value - x0 : 1 - (px.value - x0);
-    const double wy = below ? py.value - y0 : 1 - (py.value - y0);
-    c.index[k] =
-        pixel(static_cast<int64_t>(y0) + below, static_cast<int64_t>(x0) + right, height, width);
-    c.weight[k] = static_cast<T>(wx * wy);
-    c.dx[k] = static_cast<T>((right ? px.slope : -px.slope) * wy);
-    c.dy[k] = static_cast<T>((below ? py.slope : -py.slope) * wx);
-  }
-  return c;
-}
+using detail::Corners;
+using detail::corners_of;
+using detail::locate;
+using detail::Position;
 
 struct GridSample {
   static constexpr std::string_view name = "grid_sample";
@@ -93,6 +28,12 @@ struct GridSample {
     const Tensor image = kernels::contiguous(x);
     const Tensor y =
         empty({x.size(0), x.size(1), grid.size(1), grid.size(2)}, {x.dtype(), x.device()});
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        grid_sample_cuda(options, image, kernels::contiguous(grid), y);
+        return y;
+      }
+    }
     visit_floating(name, x.dtype(), [&]<class T>() {
       const auto all = corners<T>(x, grid);
       const int64_t points = grid.size(1) * grid.size(2);
@@ -117,6 +58,14 @@ struct GridSample {
     const Tensor x = kernels::contiguous(b.input(0));
     const Tensor grid = b.input(1);
     const Tensor g = kernels::contiguous(b.grad());
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        const Tensor points = kernels::contiguous(grid);
+        if (b.needs(0)) b.add(0, grid_sample_image_gradient_cuda(options, x, points, g));
+        if (b.needs(1)) b.add(1, grid_sample_point_gradient_cuda(options, x, points, g));
+        return;
+      }
+    }
     visit_floating(name, x.dtype(), [&]<class T>() {
       const auto all = corners<T>(x, grid);
       if (b.needs(0)) b.add(0, image_gradient(x, g, all));
@@ -157,6 +106,18 @@ struct GridSample {
     const Shape points{grid.size(0), 1, grid.size(1), grid.size(2)};
     const Tensor plain = kernels::contiguous(kernels::cast(grid.detach(), DType::f64));
     Frozen f;
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        const GridCornersCuda c = grid_corners_cuda(options, x.size(2), x.size(3), plain);
+        for (int k = 0; k < 4; ++k)
+          f.index[k] = views::reshape(views::select(c.index, -1, k), points);
+        for (int a = 0; a < 2; ++a) {
+          f.slope[a] = views::reshape(views::select(c.slope, -1, a), points).to(x.dtype());
+          f.shift[a] = views::reshape(views::select(c.shift, -1, a), points).to(x.dtype());
+        }
+        return f;
+      }
+    }
     for (Tensor& t : f.index) t = empty(points, {DType::i64, {}});
     for (Tensor& t : f.slope) t = empty(points, {DType::f64, {}});
     for (Tensor& t : f.shift) t = empty(points, {DType::f64, {}});

@@ -1,4 +1,5 @@
-// Resizing images, rearranging pixels and sampling at given points. f32 and f64.
+// Resizing images, rearranging pixels and sampling at given points. f32 and f64, on CUDA the halves
+// too.
 #pragma once
 
 #include "tessera/core/tensor.h"

@@ -1,6 +1,7 @@
 #include "tessera/autograd/ops/plane_gather.h"
 
 #include "tessera/autograd/op.h"
+#include "tessera/autograd/ops/plane_gather_cuda.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
@@ -45,6 +46,12 @@ struct PlaneGather {
     f.save(index);
     const Tensor source = kernels::contiguous(x);
     const Tensor y = empty(with_planes(x, index.shape(), 2), {x.dtype(), x.device()});
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        plane_gather_cuda(source, index, y);
+        return y;
+      }
+    }
     const Planes p(x.shape(), index.shape());
     visit_floating(name, x.dtype(), [&]<class T>() {
       parallel_for(p.count, y.numel(), [&](int64_t plane) {
@@ -66,6 +73,13 @@ struct PlaneScatter {
   Tensor forward(Forward& f, const Tensor& y, const Tensor& index) const {
     f.save(index);
     const Tensor source = kernels::contiguous(y);
+    if constexpr (kCuda) {
+      if (y.device().is_cuda()) {
+        const Tensor x = empty(with_planes(y, size, 0), {y.dtype(), y.device()});
+        plane_scatter_cuda(source, index, {}, 1, x);
+        return x;
+      }
+    }
     const Tensor x = zeros(with_planes(y, size, 0), {y.dtype(), y.device()});
     const Planes p(x.shape(), index.shape());
     visit_floating(name, y.dtype(), [&]<class T>() {
@@ -83,13 +97,19 @@ struct PlaneScatter {
   void backward(Backward& b) const { b.add(0, plane_gather(b.grad(), b.saved(0))); }
 };
 
-Tensor checked_index(std::string_view op, const Tensor& index, int64_t batch, int64_t channels,
-                     int64_t plane) {
+// Values are checked here on the CPU, and by the kernels on CUDA.
+Tensor checked_index(std::string_view op, const Tensor& x, const Tensor& index, int64_t plane) {
+  const int64_t batch = x.size(0);
+  const int64_t channels = x.size(1);
+  check(is_floating(x.dtype()), "{}: wants a floating dtype, got {}", op, x.dtype());
+  check(index.device() == x.device(), "{}: index is on {}, but x is on {}; move it with to()", op,
+        index.device(), x.device());
   check(index.dtype() == DType::i64 && index.rank() >= 2 && index.size(0) == batch &&
             (index.size(1) == channels || index.size(1) == 1),
         "{}: index must be i64 ({}, {} or 1, …), got {} {}", op, batch, channels, index.dtype(),
         index.shape());
   const Tensor dense = kernels::contiguous(index);
+  if (dense.device().is_cuda()) return dense;
   const int64_t* at = dense.data<int64_t>();
   for (int64_t i = 0; i < dense.numel(); ++i) {
     check(at[i] >= -1 && at[i] < plane, "{}: index {} is outside a plane of {} elements", op, at[i],
@@ -151,8 +171,7 @@ const RegisterOp scatter_row{{
 
 Tensor plane_gather(const Tensor& x, const Tensor& index) {
   check(x.rank() >= 2, "plane_gather: x must be (B, C, spatial…), got {}", x.shape());
-  const Tensor dense =
-      checked_index("plane_gather", index, x.size(0), x.size(1), product_from(x.shape(), 2));
+  const Tensor dense = checked_index("plane_gather", x, index, product_from(x.shape(), 2));
   return apply(PlaneGather{Shape(std::span(x.shape().begin() + 2, x.shape().end()))}, x, dense);
 }
 
@@ -160,7 +179,7 @@ Tensor plane_scatter(const Tensor& y, const Tensor& index, const Shape& size) {
   check(y.rank() >= 2 && index.rank() == y.rank() &&
             std::equal(y.shape().begin() + 2, y.shape().end(), index.shape().begin() + 2),
         "plane_scatter: y {} and index {} differ in their positions", y.shape(), index.shape());
-  const Tensor dense = checked_index("plane_scatter", index, y.size(0), y.size(1), size.numel());
+  const Tensor dense = checked_index("plane_scatter", y, index, size.numel());
   return apply(PlaneScatter{size}, y, dense);
 }
 

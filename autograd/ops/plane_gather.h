@@ -7,7 +7,8 @@
 namespace tessera {
 
 // y[b, c, p] = x[b, c, index[b, c, p]], index i64 (B, C or 1, out…) into a flattened plane; −1
-// gives 0. Throws for an index outside the plane. Differentiable any number of times.
+// gives 0. Throws for an index outside the plane (on CUDA the kernel stops the program).
+// Differentiable any number of times.
 Tensor plane_gather(const Tensor& x, const Tensor& index);
 
 // The adjoint: adds y (B, C, out…) into zeros (B, C, size…) at index; −1 adds nowhere.

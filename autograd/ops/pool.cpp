@@ -4,6 +4,7 @@
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/axis_map.h"
 #include "tessera/autograd/ops/plane_gather.h"
+#include "tessera/autograd/ops/pool_cuda.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/registry.h"
@@ -129,12 +130,29 @@ void max_planes(const Ranges& ranges, int64_t outer, int64_t in, int64_t inner, 
   }
 }
 
+// On CUDA, the gradient of a maximum: elements gather from the windows around them.
+struct MaxPoolGradient {
+  static constexpr std::string_view name = "max_pool_gradient";
+  std::vector<PoolAxis> axes;
+
+  Tensor forward(Forward& f, const Tensor& g, const Tensor& index) const {
+    Shape shape{g.size(0), g.size(1)};
+    for (const PoolAxis& axis : axes) shape.push_back(axis.in);
+    const Tensor gx = empty(shape, {g.dtype(), g.device()});
+    if constexpr (kCuda) max_pool_gradient_cuda(name, axes, kernels::contiguous(g), index, gx);
+    f.save(index);
+    return gx;
+  }
+  void backward(Backward& b) const { b.add(0, plane_gather(b.grad(), b.saved(0))); }
+};
+
 // The maximum over a box is the maximum over one axis after the other: the last one first, so that
 // among equals the first row wins, and in it the first element.
 struct MaxPool {
   std::string_view name;
   std::vector<Ranges> axes;
-  Shape in;  // spatial sizes
+  std::vector<PoolAxis> windows;  // the same, in few words
+  Shape in;                       // spatial sizes
 
   TensorList forward(Forward& f, const Tensor& x) const {
     const Tensor source = kernels::contiguous(x);
@@ -142,11 +160,21 @@ struct MaxPool {
     for (const Ranges& ranges : axes) shape.push_back(static_cast<int64_t>(ranges.size()));
     const Tensor y = empty(shape, {x.dtype(), x.device()});
     const Tensor index = empty(shape, {DType::i64, x.device()});
-    visit_floating(name, x.dtype(), [&]<class T>() { run<T>(source, y, index); });
     f.save(index);
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        max_pool_cuda(name, windows, source, y, index);
+        return {y, index};
+      }
+    }
+    visit_floating(name, x.dtype(), [&]<class T>() { run<T>(source, y, index); });
     return {y, index};
   }
-  void backward(Backward& b) const { b.add(0, plane_scatter(b.grad(), b.saved(0), in)); }
+  void backward(Backward& b) const {
+    const Tensor& g = b.grad();
+    b.add(0, g.device().is_cuda() ? apply(MaxPoolGradient{windows}, g, b.saved(0))
+                                  : plane_scatter(g, b.saved(0), in));
+  }
 
  private:
   template <class T>
@@ -180,8 +208,9 @@ struct MaxPool {
   }
 };
 
-MaxPoolResult max_over(std::string_view op, const Tensor& x, std::vector<Ranges> axes) {
-  MaxPool pool{op, std::move(axes), spatial(op, x)};
+MaxPoolResult max_over(std::string_view op, const Tensor& x, std::vector<Ranges> axes,
+                       std::vector<PoolAxis> windows) {
+  MaxPool pool{op, std::move(axes), std::move(windows), spatial(op, x)};
   const TensorList out = apply(pool, x);
   return {out[0], out[1]};
 }
@@ -340,8 +369,12 @@ MaxPoolResult max_pool_with_index(const Tensor& x, const Shape& kernel,
   const kernels::Window w =
       pool_window("max_pool", x, kernel, options.stride, options.padding, options.dilation);
   std::vector<Ranges> axes;
-  for (int64_t d = 0; d < w.in.rank(); ++d) axes.push_back(ranges_of("max_pool", w, d));
-  return max_over("max_pool", x, std::move(axes));
+  std::vector<PoolAxis> windows;
+  for (int64_t d = 0; d < w.in.rank(); ++d) {
+    axes.push_back(ranges_of("max_pool", w, d));
+    windows.push_back({w.in[d], w.out[d], w.kernel[d], w.stride[d], w.padding[d], w.dilation[d]});
+  }
+  return max_over("max_pool", x, std::move(axes), std::move(windows));
 }
 
 Tensor max_pool(const Tensor& x, const Shape& kernel, const MaxPoolOptions& options) {
@@ -361,8 +394,12 @@ Tensor adaptive_avg_pool(const Tensor& x, const Shape& size) {
 MaxPoolResult adaptive_max_pool(const Tensor& x, const Shape& size) {
   const Shape out = adaptive_size("adaptive_max_pool", x, size);
   std::vector<Ranges> axes;
-  for (int64_t d = 0; d < out.rank(); ++d) axes.push_back(adaptive_ranges(x.size(d + 2), out[d]));
-  return max_over("adaptive_max_pool", x, std::move(axes));
+  std::vector<PoolAxis> windows;
+  for (int64_t d = 0; d < out.rank(); ++d) {
+    axes.push_back(adaptive_ranges(x.size(d + 2), out[d]));
+    windows.push_back({.in = x.size(d + 2), .out = out[d], .stride = 0});
+  }
+  return max_over("adaptive_max_pool", x, std::move(axes), std::move(windows));
 }
 
 Tensor global_avg_pool(const Tensor& x) {
