@@ -19,7 +19,7 @@ void product_with_bias(const Tensor& y, const Tensor& x, const Tensor& weight, c
   const Tensor w = views::transpose(weight, 0, 1);
   if (!bias.defined()) return kernels::gemm(y, x, w);
   if constexpr (kCuda) {
-    const kernels::Epilogue fused{.bias = bias};
+    const kernels::Epilogue fused{.bias = kernels::contiguous(bias)};
     if (y.device().is_cuda() && kernels::gemm_fuses(y, x, w, 0, fused)) {
       return kernels::gemm_cuda(y, x, w, 1, 0, fused);
     }

@@ -7,7 +7,7 @@
 #include "tessera/autograd/ops/matmul.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
-#include "tessera/core/kernels/accumulate.h"
+#include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/gemm.h"
 #include "tessera/core/kernels/gemm_cuda.h"
 #include "tessera/core/view.h"
@@ -62,7 +62,8 @@ struct MlpOp {
     if constexpr (kCuda) {
       const Tensor h = empty(u.shape(), {u.dtype(), u.device()});
       const Tensor w = views::transpose(w1, 0, 1);
-      const kernels::Epilogue fused{.bias = b1, .gelu_input = u};
+      const kernels::Epilogue fused{.bias = b1.defined() ? kernels::contiguous(b1) : b1,
+                                    .gelu_input = u};
       if (u.device().is_cuda() && kernels::gemm_fuses(h, x, w, 0, fused)) {
         kernels::gemm_cuda(h, x, w, 1, 0, fused);
         return h;
