@@ -1,7 +1,5 @@
 #include "tessera/models/block.h"
 
-#include "tessera/autograd/ops/arithmetic.h"
-
 namespace tessera {
 namespace {
 
@@ -24,9 +22,11 @@ Block::Block(const Choice<Attention>& attention_choice,
       drop(o.dropout),
       drop_path(o.drop_path) {}
 
-Tensor Block::operator()(const Tensor& x, const AttentionContext& context) {
-  const Tensor mixed = x + drop_path(drop((*attention)(norm1(x), context)));
-  return mixed + drop_path((*feed_forward)(norm2(mixed)));
+Residual Block::operator()(const Residual& in, const AttentionContext& context) {
+  const AddNormResult a = norm1(in);
+  const Tensor mixed = drop_path(drop((*attention)(a.y, context)));
+  const AddNormResult b = norm2(Residual{a.sum, mixed});
+  return {b.sum, drop_path((*feed_forward)(b.y))};
 }
 
 }  // namespace tessera

@@ -17,6 +17,7 @@ struct BlockOptions {
 };
 
 // x ← x + DropPath(Dropout(Attention(Norm₁ x)));  x ← x + DropPath(FeedForward(Norm₂ x))
+// Every sum is formed by the norm that reads it, the last one by whoever reads the result.
 struct Block : Module {
   Norm norm1;
   std::unique_ptr<Attention> attention;
@@ -27,7 +28,7 @@ struct Block : Module {
 
   Block(const Choice<Attention>& attention_choice, const Choice<FeedForward>& feed_forward_choice,
         const BlockOptions& options);
-  Tensor operator()(const Tensor& x, const AttentionContext& context);
+  Residual operator()(const Residual& in, const AttentionContext& context);
   TESSERA_MEMBERS(norm1, attention, norm2, feed_forward, drop, drop_path)
 };
 

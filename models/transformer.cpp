@@ -65,20 +65,22 @@ Tensor Transformer::hidden(const Tensor& tokens, const ForwardContext& context) 
         "transformer: {} tokens after {} exceed the context of {}", tokens.size(1), past, context_);
   AttentionContext attention{.causal = true, .encoding = positions.get(), .step = context.step};
   attention.positions =
-      arange(static_cast<double>(past), static_cast<double>(past + tokens.size(1)));
-  Tensor x = drop(positions->embed(embedding(tokens), attention.positions));
+      arange(static_cast<double>(past), static_cast<double>(past + tokens.size(1)), 1,
+             {DType::i64, tokens.device()});
+  Residual x{drop(positions->embed(embedding(tokens), attention.positions))};
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (context.caches != nullptr) attention.cache = &(*context.caches)[i];
     Block& block = *blocks[i];
     if (checkpoint_ && training()) {
-      x = tessera::checkpoint(
-          [&block, attention](const TensorList& in) { return TensorList{block(in[0], attention)}; },
-          {x})[0];
+      const auto run = [&block, attention](const TensorList& in) {
+        return TensorList{block(Residual{in[0]}, attention).sum()};
+      };
+      x = {tessera::checkpoint(run, {x.x})[0]};
     } else {
       x = block(x, attention);
     }
   }
-  return norm(x);
+  return norm(x).y;
 }
 
 }  // namespace tessera

@@ -93,11 +93,12 @@ Tensor Vit::features(const Tensor& images, const ForwardContext& context) {
   TensorList tokens = {expand(class_token, {batch, 1, width})};
   if (distillation_token.defined()) tokens.push_back(expand(distillation_token, {batch, 1, width}));
   tokens.push_back(patches);
-  Tensor x = drop(concat(tokens, 1) + positions);
+  Residual x{drop(concat(tokens, 1) + positions)};
   AttentionContext attention{.step = context.step};
-  attention.positions = arange(0, static_cast<double>(x.size(1)));
+  attention.positions =
+      arange(0, static_cast<double>(x.x.size(1)), 1, {DType::i64, images.device()});
   for (auto& block : blocks) x = (*block)(x, attention);
-  return norm(x);
+  return norm(x).y;
 }
 
 std::pair<Tensor, Tensor> Vit::both_logits(const Tensor& images, const ForwardContext& context) {

@@ -2,7 +2,6 @@
 
 #include "tessera/autograd/custom.h"
 #include "tessera/autograd/ops/arithmetic.h"
-#include "tessera/autograd/ops/norm.h"
 #include "tessera/autograd/tape.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
@@ -42,6 +41,16 @@ Norm::Norm(const std::string& kind, int64_t width, double eps, bool with_bias) {
   } else {
     rms.emplace(width, eps);
   }
+}
+
+Tensor Residual::sum() const {
+  return branch.defined() ? x + branch : x;
+}
+
+AddNormResult Norm::operator()(const Residual& r) const {
+  if (!r.branch.defined()) return {r.x, (*this)(r.x)};
+  return layer ? add_layer_norm(r.x, r.branch, layer->weight, layer->bias, layer->eps)
+               : add_rms_norm(r.x, r.branch, rms->weight, rms->eps);
 }
 
 BatchNorm::BatchNorm(int64_t channels, double epsilon, double step)

@@ -1,6 +1,7 @@
 // Normalisation layers.
 #pragma once
 
+#include "tessera/autograd/ops/norm.h"
 #include "tessera/nn/module.h"
 
 namespace tessera {
@@ -25,6 +26,14 @@ struct RmsNorm : Module {
   TESSERA_MEMBERS(weight)
 };
 
+// A residual stream whose latest branch is not added yet, so that the norm which reads it next can
+// do both in one pass. An absent branch is zero.
+struct Residual {
+  Tensor x;
+  Tensor branch = {};
+  Tensor sum() const;
+};
+
 // The norm that a config names: "layer" or "rms".
 struct Norm : Module {
   std::optional<LayerNorm> layer;
@@ -32,6 +41,7 @@ struct Norm : Module {
 
   Norm(const std::string& kind, int64_t width, double eps, bool with_bias = true);
   Tensor operator()(const Tensor& x) const { return layer ? (*layer)(x) : (*rms)(x); }
+  AddNormResult operator()(const Residual& r) const;  // the residual's sum and its norm
   void members(Members& m) override {  // parameters are named as if the norm stood here itself
     if (layer) layer->members(m);
     if (rms) rms->members(m);

@@ -1,11 +1,14 @@
 #include "tessera/nn/positions.h"
 
 #include <cmath>
+#include <mutex>
 
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/elementwise.h"
 #include "tessera/autograd/ops/embedding.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/core/create.h"
+#include "tessera/core/kernels/copy.h"
 #include "tessera/nn/init.h"
 
 namespace tessera {
@@ -23,7 +26,22 @@ TESSERA_REGISTER(Positions, AlibiPositions, "alibi", "scores fall linearly with 
 TESSERA_REGISTER(Positions, RelativeBias, "relative_bias", "a learned bias per bucket of distances",
                  "Raffel et al. 2020");
 
+// i − j for all pairs: (N, M).
+Tensor distances(const Tensor& query_positions, const Tensor& key_positions) {
+  return unsqueeze(query_positions, 1) - unsqueeze(key_positions, 0);
+}
+
 }  // namespace
+
+Tensor Constant::on(Device device) const {
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const Tensor& copy : copies_) {
+    if (copy.device() == device) return copy;
+  }
+  copies_.push_back(kernels::to_device(copies_.front(), device));
+  return copies_.back();
+}
 
 Tensor Positions::embed(const Tensor& x, const Tensor&) const {
   return x;
@@ -47,16 +65,16 @@ SinusoidalPositions::SinusoidalPositions(const Config& config, const PositionGeo
 
 Tensor SinusoidalPositions::embed(const Tensor& x, const Tensor& positions) const {
   const int64_t width = x.size(-1);
-  const std::vector<int64_t> at = positions.to_vector<int64_t>();
-  std::vector<double> table;
-  for (int64_t p : at) {
-    for (int64_t c = 0; c < width; ++c) {
-      const double exponent = static_cast<double>(c / 2 * 2) / static_cast<double>(width);
-      const double angle = static_cast<double>(p) / std::pow(base_, exponent);
-      table.push_back(c % 2 == 0 ? std::sin(angle) : std::cos(angle));
-    }
+  const int64_t pairs = (width + 1) / 2;
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < pairs; ++i) {
+    frequencies.push_back(
+        std::pow(base_, -2 * static_cast<double>(i) / static_cast<double>(width)));
   }
-  return x + from_values(table, {static_cast<int64_t>(at.size()), width}).to(x.dtype());
+  // (N, 2, pairs), cosines first → (N, pairs, 2), sines first.
+  const DType dtype = is_half(x.dtype()) ? DType::f32 : x.dtype();
+  const Tensor table = permute(flip(turns(positions, frequencies, dtype), {1}), {0, 2, 1});
+  return x + slice(flatten(table, 1), 1, 0, width).to(x.dtype());
 }
 
 RotaryPositions::RotaryPositions(const Config& c, const PositionGeometry& g) {
@@ -79,13 +97,13 @@ AlibiPositions::AlibiPositions(const Config&, const PositionGeometry& g) {
   for (int64_t h = 1; h <= g.heads; ++h) {
     slopes.push_back(std::exp2(-8.0 * static_cast<double>(h) / static_cast<double>(g.heads)));
   }
-  slopes_ = from_values(slopes, {g.heads, 1, 1});
+  slopes_ = Constant(from_values(slopes, {g.heads, 1, 1}).to(DType::f32));
 }
 
 Tensor AlibiPositions::score_bias(const Tensor& query_positions,
                                   const Tensor& key_positions) const {
-  const Tensor distance = unsqueeze(query_positions, 1) - unsqueeze(key_positions, 0);
-  return slopes_.to(DType::f32) * (distance * -1).to(DType::f32);
+  const Tensor distance = distances(query_positions, key_positions);
+  return slopes_.on(distance.device()) * (distance * -1).to(DType::f32);
 }
 
 RelativeBias::RelativeBias(const Config& config, const PositionGeometry& g)
@@ -94,6 +112,9 @@ RelativeBias::RelativeBias(const Config& config, const PositionGeometry& g)
   check(config.max_distance > exact,
         "positions: max_distance {} must exceed the {} distances that have a bucket of their own",
         config.max_distance, exact);
+  std::vector<int64_t> ids;
+  for (int64_t d = -config.max_distance; d <= config.max_distance; ++d) ids.push_back(bucket(d));
+  buckets_ = Constant(from_values(ids, {static_cast<int64_t>(ids.size())}));
 }
 
 int64_t RelativeBias::bucket(int64_t distance) const {
@@ -116,14 +137,10 @@ int64_t RelativeBias::bucket(int64_t distance) const {
 }
 
 Tensor RelativeBias::score_bias(const Tensor& query_positions, const Tensor& key_positions) const {
-  std::vector<int64_t> ids;
-  const auto keys = key_positions.to_vector<int64_t>();
-  for (int64_t i : query_positions.to_vector<int64_t>()) {
-    for (int64_t j : keys) ids.push_back(bucket(i - j));
-  }
-  const Tensor index =
-      from_values(ids, {query_positions.size(0), static_cast<int64_t>(keys.size())});
-  return permute(embedding(weight, index), {2, 0, 1});
+  const auto most = static_cast<double>(config_.max_distance);
+  const Tensor index = clamp(distances(query_positions, key_positions), -most, most) + most;
+  const Tensor by_distance = embedding(weight, buckets_.on(weight.device()));
+  return permute(embedding(by_distance, index), {2, 0, 1});
 }
 
 }  // namespace tessera

@@ -15,6 +15,17 @@ struct PositionGeometry {
   int64_t head_dim = 0;
 };
 
+// A tensor that never changes, with a copy on every device that asks for it.
+class Constant {
+ public:
+  Constant() = default;
+  explicit Constant(const Tensor& values) : copies_{values} {}
+  Tensor on(Device device) const;
+
+ private:
+  mutable TensorList copies_;
+};
+
 // The three places where positions can enter; each does nothing unless overridden.
 class Positions : public Module {
  public:
@@ -104,7 +115,7 @@ struct AlibiPositions final : Positions {
   Tensor score_bias(const Tensor& query_positions, const Tensor& key_positions) const override;
 
  private:
-  Tensor slopes_;  // (H, 1, 1)
+  Constant slopes_;  // (H, 1, 1)
 };
 
 // score_ij + B_h[bucket(i − j)], learned (Raffel et al. 2020, T5): half of the buckets for exact
@@ -117,7 +128,9 @@ struct RelativeBias final : Positions {
     TESSERA_FIELDS(f)
     {
       f("buckets", buckets, "how many distances are told apart").min(4).max(1 << 20);
-      f("max_distance", max_distance, "from here on all distances share a bucket").min(2);
+      f("max_distance", max_distance, "from here on all distances share a bucket")
+          .min(2)
+          .max(1 << 20);
       f("bidirectional", bidirectional, "tells the future from the past");
     }
   };
@@ -129,6 +142,7 @@ struct RelativeBias final : Positions {
  private:
   int64_t bucket(int64_t distance) const;
   Config config_;
+  Constant buckets_;  // of the distances −max_distance … max_distance
 };
 
 }  // namespace tessera

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "tessera/autograd/ops/norm_parts.h"
+#include "tessera/autograd/ops/plane_norm_cuda.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/core/parallel.h"
 
@@ -13,17 +14,8 @@ using detail::check_parameter;
 using detail::dense_or;
 using detail::fused_sample;
 using detail::normalized;
+using Units = detail::PlaneUnits;
 using detail::sum_of;
-
-// x (B, C, …) is B · C planes of `plane` values, one per sample and channel. A unit is the planes
-// that are normalised together: unit · unit_step + i · plane_step for i < planes.
-struct Units {
-  int64_t count, planes, unit_step, plane_step;
-  int64_t channels, plane;
-
-  int64_t index(int64_t unit, int64_t i) const { return unit * unit_step + i * plane_step; }
-  double values() const { return static_cast<double>(planes * plane); }
-};
 
 struct PlaneNorm {
   std::string_view name;
@@ -36,10 +28,9 @@ struct PlaneNorm {
     const Options options{x.dtype(), x.device()};
     const Tensor source = kernels::contiguous(x);
     const Tensor y = empty(x.shape(), options);
-    const Tensor mean = empty({u.count}, options);
-    const Tensor variance = empty({u.count}, options);
-    visit_floating(name, x.dtype(),
-                   [&]<class T>() { run<T>(u, source, weight, bias, y, mean, variance); });
+    const Tensor mean = empty({u.count}, {detail::statistics_dtype(x), x.device()});
+    const Tensor variance = empty_like(mean);
+    launch(u, source, weight, bias, y, mean, variance);
     f.save(mean, variance);
     return {y, mean, variance};
   }
@@ -49,11 +40,8 @@ struct PlaneNorm {
     const Tensor g = kernels::contiguous(b.grad());
     const Units u = units(x.shape());
     const Tensor gx = empty_like(x);
-    const Tensor gw = zeros({u.channels}, {x.dtype(), x.device()});
-    const Tensor gb = zeros_like(gw);
-    visit_floating(name, x.dtype(), [&]<class T>() {
-      run_back<T>(u, x, b.input(1), g, b.saved(0), b.saved(1), gx, gw, gb);
-    });
+    const Tensor gw = parameter_grad(b, 1), gb = parameter_grad(b, 2);
+    launch_back(u, x, b.input(1), g, b.saved(0), b.saved(1), gx, gw, gb);
     b.add(0, gx);
     b.add(1, gw);
     b.add(2, gb);
@@ -74,7 +62,7 @@ struct PlaneNorm {
     }
     if (in[1].defined()) y = y * reshape(in[1], {u.channels, 1});
     if (in[2].defined()) y = y + reshape(in[2], {u.channels, 1});
-    return {reshape(y, x.shape())};
+    return {reshape(y, x.shape()).to(x.dtype())};
   }
 
  private:
@@ -83,9 +71,39 @@ struct PlaneNorm {
     const int64_t channels = shape[1];
     int64_t plane = 1;
     for (int64_t d = 2; d < shape.rank(); ++d) plane *= shape[d];
-    if (groups == 0) return {channels, batch, 1, channels, channels, plane};
+    if (groups == 0) return {channels, batch, 1, channels, channels, plane, false};
     const int64_t width = channels / groups;
-    return {batch * groups, width, width, 1, channels, plane};
+    return {batch * groups, width, width, 1, channels, plane, true};
+  }
+
+  static Tensor parameter_grad(const Backward& b, int input) {
+    if (!b.needs(input)) return {};
+    const Tensor parameter = b.input(input);
+    return zeros(parameter.shape(), {parameter.dtype(), parameter.device()});
+  }
+
+  void launch(const Units& u, const Tensor& x, const Tensor& weight, const Tensor& bias,
+              const Tensor& y, const Tensor& mean, const Tensor& variance) const {
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        return detail::plane_norm_cuda(name, u, eps, x, weight, bias, y, mean, variance);
+      }
+    }
+    visit_floating(name, x.dtype(),
+                   [&]<class T>() { run<T>(u, x, weight, bias, y, mean, variance); });
+  }
+
+  void launch_back(const Units& u, const Tensor& x, const Tensor& weight, const Tensor& grad,
+                   const Tensor& mean, const Tensor& variance, const Tensor& gx, const Tensor& gw,
+                   const Tensor& gb) const {
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        return detail::plane_norm_backward_cuda(name, u, eps, x, weight, grad, mean, variance, gx,
+                                                gw, gb);
+      }
+    }
+    visit_floating(name, x.dtype(),
+                   [&]<class T>() { run_back<T>(u, x, weight, grad, mean, variance, gx, gw, gb); });
   }
 
   template <class T>
@@ -164,8 +182,8 @@ struct PlaneNorm {
         total[0] += sums.data<double>()[2 * at];
         total[1] += sums.data<double>()[2 * at + 1];
       }
-      grad_bias.data<T>()[c] = static_cast<T>(total[0]);
-      grad_weight.data<T>()[c] = static_cast<T>(total[1]);
+      if (grad_bias.defined()) grad_bias.data<T>()[c] = static_cast<T>(total[0]);
+      if (grad_weight.defined()) grad_weight.data<T>()[c] = static_cast<T>(total[1]);
     }
   }
 };
@@ -268,7 +286,7 @@ Tensor batch_norm(const Tensor& x, const Tensor& mean, const Tensor& variance, c
   if (bias.defined()) shift = shift + bias;
   Shape channels = Shape::filled(x.rank() - 1, 1);
   channels[0] = x.size(1);
-  return x * reshape(scale, channels) + reshape(shift, channels);
+  return (x * reshape(scale, channels) + reshape(shift, channels)).to(x.dtype());
 }
 
 Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias,

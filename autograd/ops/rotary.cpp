@@ -6,6 +6,7 @@
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/rotary_cuda.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
@@ -31,27 +32,10 @@ double frequency(int64_t pair, int64_t width, const RotaryOptions& o) {
   return o.scaling == "llama3" ? llama3(theta, o) : theta;
 }
 
-// cos and sin of all angles: positions' shape with (2, width / 2) appended.
-Tensor turns(const Tensor& positions, int64_t width, const RotaryOptions& o, DType dtype) {
-  const int64_t half = width / 2;
-  Shape shape = positions.shape();
-  shape.push_back(2);
-  shape.push_back(half);
-  const Tensor table = empty(shape, {dtype, positions.device()});
+std::vector<double> frequencies_of(int64_t width, const RotaryOptions& o) {
   std::vector<double> theta;
-  for (int64_t i = 0; i < half; ++i) theta.push_back(frequency(i, width, o));
-  const int64_t* at = positions.data<int64_t>();
-  visit_floating("rotary", dtype, [&]<class T>() {
-    parallel_for(positions.numel(), 16 * positions.numel() * half, [&](int64_t p) {
-      T* row = table.data<T>() + p * width;
-      for (int64_t i = 0; i < half; ++i) {
-        const double angle = static_cast<double>(at[p]) * theta[static_cast<size_t>(i)];
-        row[i] = static_cast<T>(std::cos(angle));
-        row[half + i] = static_cast<T>(std::sin(angle));
-      }
-    });
-  });
-  return table;
+  for (int64_t i = 0; i < width / 2; ++i) theta.push_back(frequency(i, width, o));
+  return theta;
 }
 
 // One row: the pairs (a, b) → (a cos − b sin, b cos + a sin), channels beyond the width copied.
@@ -82,11 +66,12 @@ void turn_row(const T* x, T* y, const T* table, int64_t width, int64_t size, boo
   std::copy(x + width, x + size, y + width);
 }
 
-// A rotation by the angles of `table`; its adjoint is the rotation back.
+// A rotation by the angles of `table`, what turns() makes of the positions, or on CUDA by those of
+// the positions themselves. Its adjoint is the rotation back.
 struct Rotary {
   static constexpr std::string_view name = "rotary";
   bool interleaved;
-  int64_t width;
+  std::vector<double> frequencies;
   int sign = 1;
 
   Tensor forward(Forward& f, const Tensor& x, const Tensor& table) const {
@@ -94,6 +79,13 @@ struct Rotary {
     const Tensor y = empty(x.shape(), {x.dtype(), x.device()});
     const Tensor source = x.stride(-1) == 1 || x.size(-1) == 1 ? x : kernels::contiguous(x);
     if (x.numel() == 0) return y;
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        rotary_cuda(y, source, table, frequencies, interleaved, sign);
+        return y;
+      }
+    }
+    const auto width = 2 * static_cast<int64_t>(frequencies.size());
     const Tensor rows[] = {views::select(y, -1, 0), views::select(source, -1, 0),
                            views::select(views::select(table, -1, 0), -1, 0)};
     const Tensor* operands[] = {&rows[0], &rows[1], &rows[2]};
@@ -112,7 +104,7 @@ struct Rotary {
     return y;
   }
   void backward(Backward& b) const {
-    b.add(0, apply(Rotary{interleaved, width, -sign}, b.grad(), b.saved(0)));
+    b.add(0, apply(Rotary{interleaved, frequencies, -sign}, b.grad(), b.saved(0)));
   }
 };
 
@@ -120,7 +112,7 @@ struct Rotary {
 Tensor plain_rotary(const Tensor& x, const Tensor& positions, const RotaryOptions& o) {
   const int64_t size = x.size(-1);
   const int64_t width = o.rotary_dim == 0 ? size : o.rotary_dim;
-  const Tensor table = turns(positions, width, o, x.dtype());
+  const Tensor table = turns(positions, frequencies_of(width, o), x.dtype());
   const Tensor c = select(table, -2, 0);
   const Tensor s = select(table, -2, 1);
   const int64_t step = o.interleaved ? 2 : 1;
@@ -194,6 +186,33 @@ void check_options(const RotaryOptions& o) {
 
 }  // namespace
 
+Tensor turns(const Tensor& positions, const std::vector<double>& frequencies, DType dtype) {
+  const auto count = static_cast<int64_t>(frequencies.size());
+  Shape shape = positions.shape();
+  shape.push_back(2);
+  shape.push_back(count);
+  const Tensor table = empty(shape, {dtype, positions.device()});
+  const Tensor dense = kernels::contiguous(kernels::cast(positions, DType::i64));
+  if constexpr (kCuda) {
+    if (positions.device().is_cuda()) {
+      turns_cuda(table, dense, frequencies);
+      return table;
+    }
+  }
+  const int64_t* at = dense.data<int64_t>();
+  visit_floating("rotary", dtype, [&]<class T>() {
+    parallel_for(positions.numel(), 16 * positions.numel() * count, [&](int64_t p) {
+      T* row = table.data<T>() + p * 2 * count;
+      for (int64_t i = 0; i < count; ++i) {
+        const double angle = static_cast<double>(at[p]) * frequencies[static_cast<size_t>(i)];
+        row[i] = static_cast<T>(std::cos(angle));
+        row[count + i] = static_cast<T>(std::sin(angle));
+      }
+    });
+  });
+  return table;
+}
+
 Tensor rotary(const Tensor& x, const Tensor& positions, const RotaryOptions& options) {
   check_options(options);
   detail::check_floating("rotary", x);
@@ -209,7 +228,11 @@ Tensor rotary(const Tensor& x, const Tensor& positions, const RotaryOptions& opt
         "rotary: positions {} do not broadcast to the tokens {} of {}", positions.shape(), tokens,
         x.shape());
   const Tensor at = kernels::contiguous(kernels::cast(positions, DType::i64));
-  return apply(Rotary{options.interleaved, width}, x, turns(at, width, options, x.dtype()));
+  const std::vector<double> frequencies = frequencies_of(width, options);
+  if (x.device().is_cuda()) {
+    return apply(Rotary{options.interleaved, frequencies}, x, kernels::to_device(at, x.device()));
+  }
+  return apply(Rotary{options.interleaved, frequencies}, x, turns(at, frequencies, x.dtype()));
 }
 
 }  // namespace tessera

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "tessera/core/tensor.h"
 
@@ -23,5 +24,9 @@ struct RotaryOptions {
 // f64. x may be strided; the result is dense. Throws on an odd D and on unknown scalings.
 // Differentiable any number of times.
 Tensor rotary(const Tensor& x, const Tensor& positions, const RotaryOptions& options = {});
+
+// cos and sin of position · frequency for F frequencies: positions' shape with (2, F) appended,
+// computed in f64. Integer positions; no gradient.
+Tensor turns(const Tensor& positions, const std::vector<double>& frequencies, DType dtype);
 
 }  // namespace tessera

@@ -1,6 +1,7 @@
 #include "tessera/autograd/ops/triangle.h"
 
 #include "tessera/autograd/op.h"
+#include "tessera/autograd/ops/triangle_cuda.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
@@ -17,6 +18,13 @@ struct Triangle {
 
   Tensor forward(Forward&, const Tensor& x) const {
     const Tensor dense = kernels::contiguous(x);
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        const Tensor result = empty_like(dense);
+        triangle_cuda(result, dense, lower, diagonal);
+        return result;
+      }
+    }
     const Tensor y = zeros(x.shape(), {x.dtype(), x.device()});
     const int64_t rows = x.size(-2);
     const int64_t columns = x.size(-1);
