@@ -30,89 +30,122 @@ Choice<Interface> tiny(const std::string& type) {
   return from_json<Choice<Interface>>(json);
 }
 
-GradcheckResult check_attention(const std::string& type) {
-  RandomScope scope(kSeed);
-  auto layer = tiny<Attention>(type).build(Geometry{.width = kWidth,
-                                                    .heads = kHeads,
-                                                    .context = kTokens,
-                                                    .init_std = 0.5,
-                                                    .output_init_std = 0.5});
-  const ModuleFunction run = [](Module& m, const TensorList& in) {
-    AttentionContext context{.causal = true};
-    context.positions = arange(0, kTokens);
-    return TensorList{static_cast<Attention&>(m)(in[0], context)};
-  };
-  return check_module(*layer, run, {samples::normal({2, kTokens, kWidth})});
+Tensor positions_on(Device device) {
+  return arange(0, kTokens, 1, {DType::i64, device});
 }
 
-GradcheckResult check_feed_forward(const std::string& type) {
-  RandomScope scope(kSeed);
-  auto layer = tiny<FeedForward>(type).build(
-      FeedForwardGeometry{.width = kWidth, .init_std = 0.5, .output_init_std = 0.5});
-  const ModuleFunction run = [](Module& m, const TensorList& in) {
-    return TensorList{static_cast<FeedForward&>(m)(in[0])};
-  };
-  return check_module(*layer, run, {samples::normal({2, 3, kWidth})});
+ModuleSample attention_sample(const std::string& type) {
+  return {Attention::kKind,
+          type,
+          [type]() -> std::unique_ptr<Module> {
+            return tiny<Attention>(type).build(Geometry{.width = kWidth,
+                                                        .heads = kHeads,
+                                                        .context = kTokens,
+                                                        .init_std = 0.5,
+                                                        .output_init_std = 0.5});
+          },
+          [](Module& m, const TensorList& in) {
+            AttentionContext context{.causal = true};
+            context.positions = positions_on(in[0].device());
+            return TensorList{static_cast<Attention&>(m)(in[0], context)};
+          },
+          {samples::normal({2, kTokens, kWidth})}};
 }
 
-GradcheckResult check_positions(const std::string& type) {
-  RandomScope scope(kSeed);
-  auto layer = tiny<Positions>(type).build(PositionGeometry{
-      .width = kWidth, .context = kTokens, .heads = kHeads, .head_dim = kWidth / kHeads});
-  const ModuleFunction run = [](Module& m, const TensorList& in) {
-    auto& p = static_cast<Positions&>(m);
-    const Tensor at = arange(0, kTokens);
-    TensorList out = {p.embed(in[0], at), p.rotate(in[1], at)};
-    const Tensor bias = p.score_bias(at, at);
-    if (bias.defined()) out.push_back(bias);
-    return out;
-  };
-  return check_module(*layer, run,
-                      {samples::normal({2, kTokens, kWidth}),
-                       samples::normal({2, kHeads, kTokens, kWidth / kHeads}, 1)});
+ModuleSample feed_forward_sample(const std::string& type) {
+  return {FeedForward::kKind,
+          type,
+          [type]() -> std::unique_ptr<Module> {
+            return tiny<FeedForward>(type).build(
+                FeedForwardGeometry{.width = kWidth, .init_std = 0.5, .output_init_std = 0.5});
+          },
+          [](Module& m, const TensorList& in) {
+            return TensorList{static_cast<FeedForward&>(m)(in[0])};
+          },
+          {samples::normal({2, 3, kWidth})}};
 }
 
-GradcheckResult check_model(const std::string& type) {
-  RandomScope scope(kSeed);
-  auto model = tiny<Model>(type).build(DataInfo{
-      .vocabulary = 7, .context = kTokens, .channels = 2, .height = 4, .width = 4, .classes = 3});
-  model->eval();
-  const ModuleFunction run = [](Module& m, const TensorList& in) {
-    if (auto* lm = dynamic_cast<LanguageModel*>(&m)) return TensorList{lm->logits(in[0])};
-    if (auto* vision = dynamic_cast<ImageClassifier*>(&m)) return TensorList{vision->logits(in[1])};
-    fail("gradcheck: model \"{}\" offers no interface that is checked", m.type_name());
-  };
-  GradcheckOptions options;
-  options.max_entries = 40;
-  return check_module(
-      *model, run, {samples::integers({2, kTokens}, 0, 7), samples::normal({2, 2, 4, 4})}, options);
+ModuleSample positions_sample(const std::string& type) {
+  return {Positions::kKind,
+          type,
+          [type]() -> std::unique_ptr<Module> {
+            return tiny<Positions>(type).build(PositionGeometry{
+                .width = kWidth, .context = kTokens, .heads = kHeads, .head_dim = kWidth / kHeads});
+          },
+          [](Module& m, const TensorList& in) {
+            auto& p = static_cast<Positions&>(m);
+            const Tensor at = positions_on(in[0].device());
+            TensorList out = {p.embed(in[0], at), p.rotate(in[1], at)};
+            const Tensor bias = p.score_bias(at, at);
+            if (bias.defined()) out.push_back(bias);
+            return out;
+          },
+          {samples::normal({2, kTokens, kWidth}),
+           samples::normal({2, kHeads, kTokens, kWidth / kHeads}, 1)}};
+}
+
+ModuleSample model_sample(const std::string& type) {
+  return {Model::kKind,
+          type,
+          [type]() -> std::unique_ptr<Module> {
+            auto model = tiny<Model>(type).build(DataInfo{.vocabulary = 7,
+                                                          .context = kTokens,
+                                                          .channels = 2,
+                                                          .height = 4,
+                                                          .width = 4,
+                                                          .classes = 3});
+            model->eval();
+            return model;
+          },
+          [](Module& m, const TensorList& in) {
+            if (auto* lm = dynamic_cast<LanguageModel*>(&m)) return TensorList{lm->logits(in[0])};
+            if (auto* vision = dynamic_cast<ImageClassifier*>(&m)) {
+              return TensorList{vision->logits(in[1])};
+            }
+            fail("conformance: model \"{}\" offers no interface that is checked", m.type_name());
+          },
+          {samples::integers({2, kTokens}, 0, 7), samples::normal({2, 2, 4, 4})}};
 }
 
 template <class Interface>
-void add_rows(std::vector<GradcheckRow>& rows, GradcheckResult (*check)(const std::string&)) {
-  for (const std::string& name : registered_names(Interface::kKind)) {
-    rows.push_back({Interface::kKind, name, [check, name] { return check(name); }});
-  }
+void add_samples(std::vector<ModuleSample>& list, ModuleSample (*sample)(const std::string&)) {
+  for (const std::string& name : registered_names(Interface::kKind)) list.push_back(sample(name));
 }
 
 }  // namespace
+
+std::vector<ModuleSample> module_samples() {
+  std::vector<ModuleSample> list;
+  for (const LayerInfo* layer : LayerRegistry::instance().all()) {
+    list.push_back({"layer", layer->name, layer->make, layer->run, layer->inputs()});
+  }
+  add_samples<FeedForward>(list, feed_forward_sample);
+  add_samples<Positions>(list, positions_sample);
+  add_samples<Attention>(list, attention_sample);
+  add_samples<Model>(list, model_sample);
+  for (ModuleSample& sample : list) {
+    sample.make = [make = std::move(sample.make)] {
+      RandomScope scope(kSeed);
+      return make();
+    };
+  }
+  return list;
+}
 
 std::vector<GradcheckRow> gradcheck_rows() {
   std::vector<GradcheckRow> rows;
   for (const OpInfo* op : OpRegistry::instance().all()) {
     rows.push_back({"op", op->name, [op] { return check_op(*op); }});
   }
-  for (const LayerInfo* layer : LayerRegistry::instance().all()) {
-    rows.push_back({"layer", layer->name, [layer] {
+  for (const ModuleSample& sample : module_samples()) {
+    rows.push_back({sample.kind, sample.name, [sample] {
+                      GradcheckOptions options;
+                      if (sample.kind == Model::kKind) options.max_entries = 40;
                       RandomScope scope(kSeed);
-                      const auto module = layer->make();
-                      return check_module(*module, layer->run, layer->inputs());
+                      const auto module = sample.make();
+                      return check_module(*module, sample.run, sample.inputs, options);
                     }});
   }
-  add_rows<FeedForward>(rows, check_feed_forward);
-  add_rows<Positions>(rows, check_positions);
-  add_rows<Attention>(rows, check_attention);
-  add_rows<Model>(rows, check_model);
   return rows;
 }
 

@@ -3,10 +3,11 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "tessera/autograd/gradcheck.h"
+#include "tessera/nn/check.h"
 
 namespace tessera {
 
@@ -17,5 +18,17 @@ struct GradcheckRow {
 };
 
 std::vector<GradcheckRow> gradcheck_rows();
+
+// A registered layer, mechanism or model in its tiny form, and what it is run on. `make` gives the
+// same weights at every call.
+struct ModuleSample {
+  std::string kind;
+  std::string name;
+  std::function<std::unique_ptr<Module>()> make;
+  ModuleFunction run;
+  TensorList inputs;
+};
+
+std::vector<ModuleSample> module_samples();
 
 }  // namespace tessera
