@@ -1,0 +1,230 @@
+// Kernels that carry a training step on a CUDA device, at the sizes of GPT-2 124M with 32 sequences
+// of 1024 tokens in bf16, beside two ceilings measured on the spot: a copy of 1 GiB and a product
+// of 8192 × 8192 matrices. Bytes and operations are the least that the operation needs.
+//
+//   build/cuda/bench/bench_kernels_cuda [filter]
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <string>
+
+#include "tessera/autograd/ops/activation.h"
+#include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/cross_entropy.h"
+#include "tessera/autograd/ops/embedding.h"
+#include "tessera/autograd/ops/norm.h"
+#include "tessera/autograd/ops/softmax.h"
+#include "tessera/autograd/ops/sum.h"
+#include "tessera/autograd/tape.h"
+#include "tessera/core/create.h"
+#include "tessera/core/kernels/copy.h"
+#include "tessera/core/kernels/fill.h"
+#include "tessera/core/kernels/gemm.h"
+#include "tessera/core/random.h"
+#include "tessera/core/view.h"
+
+namespace tessera {
+namespace {
+
+constexpr Device kGpu{Device::Kind::cuda, 0};
+constexpr int64_t kTokens = 32 * 1024;
+constexpr int64_t kWidth = 768;
+constexpr int64_t kVocabulary = 50304;
+constexpr int64_t kChunk = 4096;  // rows of logits
+
+// Normal numbers: a product of zeros draws less power and is faster.
+Tensor normal(const Shape& shape, DType dtype = DType::bf16) {
+  const Tensor x = empty(shape, {DType::f32, kGpu});
+  static uint64_t stream = 0;
+  kernels::normal(x, 0, 0.5, {1, ++stream});
+  return kernels::cast(x, dtype);
+}
+
+Tensor leaf(const Shape& shape, DType dtype = DType::bf16) {
+  Tensor x = normal(shape, dtype);
+  return x.set_requires_grad();
+}
+
+Tensor ids(const Shape& shape, int64_t below) {
+  Generator random(3);
+  std::vector<int64_t> values(static_cast<size_t>(shape.numel()));
+  for (int64_t& value : values) value = random.below(below);
+  return kernels::to_device(from_values(values, shape), kGpu);
+}
+
+// Median over nine groups of the time of one call. The device works through a queue of calls, so
+// the host's own time counts only where it is the longer one.
+double seconds_of(const std::function<void()>& call) {
+  using Clock = std::chrono::steady_clock;
+  const auto timed = [&](int64_t calls) {
+    synchronize(kGpu);
+    const auto start = Clock::now();
+    for (int64_t i = 0; i < calls; ++i) call();
+    synchronize(kGpu);
+    return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(calls);
+  };
+  timed(3);
+  const auto calls = std::clamp<int64_t>(static_cast<int64_t>(0.01 / timed(3)), 3, 300);
+  std::vector<double> groups;
+  for (int i = 0; i < 9; ++i) groups.push_back(timed(calls));
+  std::nth_element(groups.begin(), groups.begin() + 4, groups.end());
+  return groups[4];
+}
+
+class Table {
+ public:
+  explicit Table(std::string filter) : filter_(std::move(filter)) {
+    fmt::print("{:<44} {:>10} {:>10} {:>10} {:>8}\n", "kernel", "us", "GB/s", "TFLOP/s", "ceiling");
+  }
+
+  // A row bound by memory and one bound by arithmetic; each gives its rate.
+  double bytes(const std::string& name, double count, const std::function<void()>& call) {
+    return row(name, count, copy_, 1e9, "{:<44} {:>10.1f} {:>10.0f} {:>10} {:>7.0f}%\n", call);
+  }
+  double flops(const std::string& name, double count, const std::function<void()>& call) {
+    return row(name, count, product_, 1e12, "{:<44} {:>10.1f} {:>10} {:>10.1f} {:>7.0f}%\n", call);
+  }
+  void set_ceilings(double copy, double product) {
+    copy_ = copy;
+    product_ = product;
+  }
+
+ private:
+  double row(const std::string& name, double count, double ceiling, double unit,
+             std::string_view format, const std::function<void()>& call) {
+    if (ceiling > 0 && name.find(filter_) == std::string::npos) return 0;
+    const double seconds = seconds_of(call), rate = count / seconds;
+    const double us = seconds * 1e6, shown = rate / unit;
+    const double share = ceiling > 0 ? 100 * rate / ceiling : 100;
+    if (unit == 1e9) {
+      fmt::print(fmt::runtime(format), name, us, shown, "", share);
+    } else {
+      fmt::print(fmt::runtime(format), name, us, "", shown, share);
+    }
+    std::fflush(stdout);
+    return rate;
+  }
+
+  std::string filter_;
+  double copy_ = 0;
+  double product_ = 0;
+};
+
+void ceilings(Table& table) {
+  const Tensor from = normal({int64_t{1} << 29}), to = empty_like(from);
+  const double copy =
+      table.bytes("copy of 1 GiB", 2.0 * (1 << 30), [&] { kernels::copy(to, from); });
+  const Tensor a = normal({8192, 8192}), b = normal({8192, 8192}), c = empty_like(a);
+  const double product = table.flops("product 8192 x 8192 x 8192", 2.0 * 8192 * 8192 * 8192,
+                                     [&] { kernels::gemm(c, a, b); });
+  table.set_ceilings(copy, product);
+}
+
+// Y = X Wᵀ, dX = dY W and dW = dYᵀ X of one linear layer.
+void linear(Table& table, const std::string& name, int64_t rows, int64_t in, int64_t out) {
+  const Tensor x = normal({rows, in}), w = normal({out, in}), y = normal({rows, out});
+  const Tensor dw = empty({out, in}, {DType::bf16, kGpu});
+  const double count = 2.0 * static_cast<double>(rows) * static_cast<double>(in * out);
+  const auto t = [](const Tensor& m) { return views::transpose(m, 0, 1); };
+  table.flops(name + " forward", count, [&] { kernels::gemm(y, x, t(w)); });
+  table.flops(name + " gradient of input", count, [&] { kernels::gemm(x, y, w); });
+  table.flops(name + " gradient of weight", count, [&] { kernels::gemm(dw, t(y), x); });
+}
+
+void products(Table& table) {
+  linear(table, "qkv 768 to 2304", kTokens, kWidth, 3 * kWidth);
+  linear(table, "projection 768 to 768", kTokens, kWidth, kWidth);
+  linear(table, "up 768 to 3072", kTokens, kWidth, 4 * kWidth);
+  linear(table, "down 3072 to 768", kTokens, 4 * kWidth, kWidth);
+  linear(table, "head 768 to 50304, 4096 rows", kChunk, kWidth, kVocabulary);
+}
+
+// y = f(inputs) forward without recording, and the gradients of all inputs.
+void both(Table& table, const std::string& name, const TensorList& inputs, double forward_bytes,
+          double backward_bytes, const std::function<Tensor()>& f) {
+  table.bytes(name + " forward", forward_bytes, [&] {
+    NoGrad off;
+    f();
+  });
+  const Tensor y = f();
+  const Tensor g = y.rank() == 0 ? ones({}, {y.dtype(), kGpu}) : normal(y.shape(), y.dtype());
+  table.bytes(name + " backward", backward_bytes,
+              [&] { grad({y}, inputs, {g}, {.retain_graph = true}); });
+}
+
+void rows(Table& table) {
+  const double one = 2.0 * kTokens * kWidth;  // bytes of the residual stream
+  {
+    const Tensor x = leaf({kTokens, 4 * kWidth});
+    both(table, "gelu (32768, 3072)", {x}, 8 * one, 12 * one, [&] { return gelu(x); });
+    both(table, "gelu_tanh (32768, 3072)", {x}, 8 * one, 12 * one, [&] { return gelu_tanh(x); });
+    NoGrad off;
+    table.bytes("column sum (32768, 3072)", 4 * one, [&] { sum(x, {0}); });
+  }
+  const Tensor x = leaf({kTokens, kWidth}), branch = leaf({kTokens, kWidth});
+  const Tensor w = leaf({kWidth}), b = leaf({kWidth});
+  {
+    NoGrad off;
+    table.bytes("add (32768, 768)", 3 * one, [&] { add(x, branch); });
+    table.bytes("column sum (32768, 768)", one, [&] { sum(x, {0}); });
+    table.bytes("sum of all (32768, 768)", one, [&] { sum(x); });
+  }
+  both(table, "layer_norm (32768, 768)", {x, w, b}, 2 * one, 3 * one,
+       [&] { return layer_norm(x, w, b); });
+  both(table, "rms_norm (32768, 768)", {x, w}, 2 * one, 3 * one, [&] { return rms_norm(x, w); });
+  const AddNormResult fused = add_layer_norm(x, branch, w, b);
+  const Tensor g = normal({kTokens, kWidth}), h = normal({kTokens, kWidth});
+  table.bytes("add_layer_norm (32768, 768) forward", 4 * one, [&] {
+    NoGrad off;
+    add_layer_norm(x, branch, w, b);
+  });
+  table.bytes("add_layer_norm (32768, 768) backward", 4 * one, [&] {
+    grad({fused.sum, fused.y}, {x, branch, w, b}, {h, g}, {.retain_graph = true});
+  });
+  const Tensor scores = leaf({kTokens, 1024});
+  const double matrix = 2.0 * kTokens * 1024;
+  both(table, "softmax (32768, 1024)", {scores}, 2 * matrix, 3 * matrix,
+       [&] { return softmax(scores, -1); });
+}
+
+void loss(Table& table) {
+  const double block = 2.0 * kChunk * kVocabulary;
+  {
+    const Tensor logits = leaf({kChunk, kVocabulary}), targets = ids({kChunk}, kVocabulary);
+    both(table, "cross_entropy (4096, 50304)", {logits}, block, 2 * block,
+         [&] { return cross_entropy(logits, targets); });
+  }
+  const Tensor hidden = leaf({kTokens, kWidth}), weight = leaf({kVocabulary, kWidth});
+  const Tensor targets = ids({kTokens}, kVocabulary);
+  table.flops("linear_cross_entropy (32768, 768, 50304)",
+              6.0 * kTokens * static_cast<double>(kWidth * kVocabulary),
+              [&] { linear_cross_entropy(hidden, weight, targets); });
+  const double one = 2.0 * kTokens * kWidth, table_bytes = 2.0 * kVocabulary * kWidth;
+  both(table, "embedding (50304, 768)", {weight}, 2 * one, one + table_bytes,
+       [&] { return embedding(weight, targets); });
+}
+
+}  // namespace
+}  // namespace tessera
+
+int main(int argc, char** argv) {
+  using namespace tessera;
+  if (cuda_device_count() == 0) {
+    fmt::print("no CUDA device here\n");
+    return 1;
+  }
+  try {
+    kernels::set_gemm_tuning(true);
+    Table table(argc > 1 ? argv[1] : "");
+    ceilings(table);
+    products(table);
+    rows(table);
+    loss(table);
+  } catch (const Error& error) {
+    fmt::print("{}\n", error.what());
+    return 1;
+  }
+  return 0;
+}
