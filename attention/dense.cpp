@@ -60,7 +60,8 @@ Tensor DenseAttentionLayer::operator()(const Tensor& x, const AttentionContext& 
   if (context.encoding != nullptr) {
     const int64_t past = k.size(2) - x.size(1);
     const Tensor key_positions =
-        past == 0 ? context.positions : arange(0, static_cast<double>(k.size(2)));
+        past == 0 ? context.positions
+                  : arange(0, static_cast<double>(k.size(2)), 1, {DType::i64, x.device()});
     bias = context.encoding->score_bias(context.positions, key_positions);
   }
   const AttentionResult r = bias.defined() ? dense_attention_reference(q, k, v, options, bias)

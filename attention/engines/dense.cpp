@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tessera/attention/engines/dense_cuda.h"
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
@@ -219,16 +220,11 @@ struct DenseAttention {
 
   TensorList forward(Forward& f, const Tensor& query, const Tensor& key,
                      const Tensor& value) const {
-    const Tensor q = with_dense_rows(query);
-    const Tensor k = with_dense_rows(key);
-    const Tensor v = with_dense_rows(value);
-    const Sizes s = sizes(q, k, v);
-    const Tensor out = empty_heads({s.batch, s.heads, s.queries, s.value_width}, q);
-    const Tensor lse = empty({s.batch, s.heads, s.queries}, {q.dtype(), q.device()});
-    visit_floating(name, q.dtype(), [&]<class T>() { run_forward<T>(s, q, k, v, out, lse); });
-    f.save_output(out, 0);
-    f.save_output(lse, 1);
-    return {out, lse};
+    const AttentionResult r = compute(query, key, value);
+    count(sizes(query, key, value));
+    f.save_output(r.output, 0);
+    f.save_output(r.logsumexp, 1);
+    return {r.output, r.logsumexp};
   }
 
   TensorList definition(const TensorList& in) const {
@@ -237,6 +233,18 @@ struct DenseAttention {
   }
 
   void backward(Backward& b) const {
+    const Tensor grad_lse = b.has_grad(1) ? kernels::contiguous(b.grad(1)) : Tensor();
+    if constexpr (kCuda) {
+      if (b.input(0).device().is_cuda()) {
+        const DenseGradients g =
+            dense_backward_cuda(b.input(0), b.input(1), b.input(2), {b.saved(0), b.saved(1)},
+                                b.grad(0), grad_lse, options);
+        b.add(0, g.query);
+        b.add(1, g.key);
+        b.add(2, g.value);
+        return;
+      }
+    }
     const Tensor q = with_dense_rows(b.input(0));
     const Tensor k = with_dense_rows(b.input(1));
     const Tensor v = with_dense_rows(b.input(2));
@@ -245,7 +253,6 @@ struct DenseAttention {
     const Tensor grad_k = zero_heads(k);
     const Tensor grad_v = zero_heads(v);
     const Tensor grad_out = with_dense_rows(b.grad(0));
-    const Tensor grad_lse = b.has_grad(1) ? kernels::contiguous(b.grad(1)) : Tensor();
     visit_floating(name, q.dtype(), [&]<class T>() {
       auto one = [&](int64_t bi, int64_t h, T* p, T* ds) {
         const int64_t kh = h / (s.heads / s.key_heads);
@@ -278,6 +285,26 @@ struct DenseAttention {
   }
 
  private:
+  AttentionResult compute(const Tensor& query, const Tensor& key, const Tensor& value) const {
+    if constexpr (kCuda) {
+      if (query.device().is_cuda()) return dense_forward_cuda(query, key, value, options);
+    }
+    const Tensor q = with_dense_rows(query);
+    const Tensor k = with_dense_rows(key);
+    const Tensor v = with_dense_rows(value);
+    const Sizes s = sizes(q, k, v);
+    const Tensor out = empty_heads({s.batch, s.heads, s.queries, s.value_width}, q);
+    const Tensor lse = empty({s.batch, s.heads, s.queries}, {q.dtype(), q.device()});
+    visit_floating(name, q.dtype(), [&]<class T>() { run_forward<T>(s, q, k, v, out, lse); });
+    return {out, lse};
+  }
+
+  static void count(const Sizes& s) {
+    int64_t entries = 0;
+    for (int64_t i = 0; i < s.queries; ++i) entries += s.visible(i);
+    count_score_entries(entries * s.batch * s.heads);
+  }
+
   template <class T>
   static void run_forward(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
                           const Tensor& out, const Tensor& lse) {
@@ -293,9 +320,6 @@ struct DenseAttention {
                       head<T>(out, bi, h), lse.data<T>() + (bi * s.heads + h) * s.queries, begin,
                       std::min(kRows, s.queries - begin), scores.data());
     });
-    int64_t entries = 0;
-    for (int64_t i = 0; i < s.queries; ++i) entries += s.visible(i);
-    count_score_entries(entries * s.batch * s.heads);
   }
 };
 
@@ -354,6 +378,9 @@ AttentionResult dense_attention(const Tensor& query, const Tensor& key, const Te
         key.size(1));
   check(query.dtype() == key.dtype() && key.dtype() == value.dtype(),
         "dense_attention: dtypes differ: {}, {}, {}", query.dtype(), key.dtype(), value.dtype());
+  check(query.device() == key.device() && key.device() == value.device(),
+        "dense_attention: devices differ: {}, {}, {}", query.device(), key.device(),
+        value.device());
   DenseOptions resolved = options;
   if (resolved.scale == 0) resolved.scale = 1 / std::sqrt(static_cast<double>(query.size(3)));
   TensorList out = apply(DenseAttention{resolved}, query, key, value);

@@ -10,7 +10,8 @@ namespace tessera {
 // logsumexp, so both are differentiable.
 struct AttentionResult {
   Tensor output;     // (B, H, N, D)
-  Tensor logsumexp;  // (B, H, N): log Σ_j exp(score_ij) over the visible keys; −inf for none
+  Tensor logsumexp;  // (B, H, N): log Σ_j exp(score_ij) over the visible keys; −inf for none; f32
+                     // for halves
 };
 
 struct DenseOptions {
@@ -18,10 +19,11 @@ struct DenseOptions {
   double scale = 0;  // 0: 1 / sqrt(D)
 };
 
-// query (B, H, N, D), key (B, Hk, M, D), value (B, Hk, M, Dv), f32 or f64, any strides with dense
-// rows (stride 1 along D). H is a multiple of Hk: key head j serves query heads j·H/Hk … (j+1)·H/Hk
-// − 1. A query that sees no key gives output 0 and logsumexp −inf. Once differentiable by its
-// kernels, twice through its reference.
+// query (B, H, N, D), key (B, Hk, M, D), value (B, Hk, M, Dv), f32 or f64, on CUDA bf16 and f16
+// too, any strides; rows with stride 1 along D are read in place (halves: rows of a multiple of 8
+// elements, 16-byte aligned). H is a multiple of Hk: key head j serves query heads j·H/Hk …
+// (j+1)·H/Hk − 1. A query that sees no key gives output 0 and logsumexp −inf. Once differentiable
+// by its kernels, twice through its reference.
 AttentionResult dense_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                                 const DenseOptions& options = {});
 

@@ -22,9 +22,12 @@ Tensor repeat_heads(const Tensor& x, int64_t heads) {
 }
 
 // True where query i must not see key j.
-Tensor future(int64_t queries, int64_t keys) {
-  const Tensor i = reshape(arange(0, static_cast<double>(queries)), {queries, 1});
-  const Tensor j = reshape(arange(0, static_cast<double>(keys)), {1, keys});
+Tensor future(int64_t queries, int64_t keys, Device device) {
+  auto count = [&](int64_t n) {
+    return arange(0, static_cast<double>(n), 1, {DType::i64, device});
+  };
+  const Tensor i = reshape(count(queries), {queries, 1});
+  const Tensor j = reshape(count(keys), {1, keys});
   return gt(j, i + static_cast<double>(keys - queries));
 }
 
@@ -39,8 +42,11 @@ AttentionResult dense_attention_reference(const Tensor& query, const Tensor& key
   const Tensor v = repeat_heads(value, query.size(1));
   Tensor scores = matmul(query, transpose(k, -1, -2)) * scale;
   if (bias.defined()) scores = scores + bias;
-  if (options.causal) scores = masked_fill(scores, future(query.size(2), key.size(2)), -INFINITY);
-  return {matmul(softmax(scores, -1), v), logsumexp(scores, {-1})};
+  if (options.causal) {
+    scores = masked_fill(scores, future(query.size(2), key.size(2), query.device()), -INFINITY);
+  }
+  const Tensor lse = logsumexp(scores, {-1});
+  return {matmul(softmax(scores, -1), v), is_half(lse.dtype()) ? lse.to(DType::f32) : lse};
 }
 
 }  // namespace tessera

@@ -1,0 +1,116 @@
+#include "tessera/attention/engines/dense_kernels.h"
+#include "tessera/core/create.h"
+#include "tessera/core/kernels/copy.h"
+#include "tessera/core/kernels/fill.h"
+#include "tessera/core/view.h"
+
+namespace tessera {
+namespace dense {
+
+Sizes sizes_of(const Tensor& query, const Tensor& key, const Tensor& value,
+               const DenseOptions& options) {
+  for (const Tensor* x : {&query, &key, &value}) {
+    for (int64_t size : x->shape()) {
+      check(size < int64_t{1} << 30, "dense_attention: {} is too long in one dimension",
+            x->shape());
+    }
+  }
+  auto narrow = [](int64_t n) { return static_cast<int>(n); };
+  return {narrow(query.size(0)), narrow(query.size(1)),
+          narrow(key.size(1)),   narrow(query.size(1) / key.size(1)),
+          narrow(query.size(2)), narrow(key.size(2)),
+          narrow(query.size(3)), narrow(value.size(3)),
+          options.causal,        options.scale};
+}
+
+unsigned grid_of(int64_t count) {
+  check(count < int64_t{1} << 31, "dense_attention: {} tiles are more than a launch takes", count);
+  return static_cast<unsigned>(count);
+}
+
+Tensor empty_heads(const Shape& shape, DType dtype, Device device) {
+  return views::transpose(empty({shape[0], shape[2], shape[1], shape[3]}, {dtype, device}), 1, 2);
+}
+
+namespace {
+
+constexpr int64_t kChunk = 8;  // halves in 16 bytes
+constexpr int64_t kWidest = 256;
+
+int64_t rounded(int64_t width) {
+  return (width + kChunk - 1) / kChunk * kChunk;
+}
+
+Tensor with_dense_rows(const Tensor& x) {
+  return x.size(3) <= 1 || x.stride(3) == 1 ? x : kernels::contiguous(x);
+}
+
+// Rows in 16-byte pieces: x itself, or a copy with zeros at the end of every row.
+Tensor in_chunks(const Tensor& x) {
+  bool fits = x.size(3) % kChunk == 0 && x.stride(3) == 1 &&
+              reinterpret_cast<uintptr_t>(x.raw_data()) % 16 == 0;
+  for (int64_t d = 0; d < 3; ++d) fits = fits && (x.size(d) <= 1 || x.stride(d) % kChunk == 0);
+  if (fits) return x;
+  const Tensor wide =
+      empty_heads({x.size(0), x.size(1), x.size(2), rounded(x.size(3))}, x.dtype(), x.device());
+  kernels::copy(views::slice(wide, 3, 0, x.size(3)), x);
+  if (wide.size(3) > x.size(3)) kernels::fill(views::slice(wide, 3, x.size(3), wide.size(3)), 0);
+  return wide;
+}
+
+Tensor first_columns(const Tensor& x, int64_t width) {
+  return x.size(3) == width ? x : views::slice(x, 3, 0, width);
+}
+
+bool on_tensor_cores(const Tensor& q, const Tensor& v, const DenseOptions& options) {
+  return is_half(q.dtype()) && q.size(3) <= kWidest && v.size(3) <= kWidest && options.scale > 0;
+}
+
+}  // namespace
+}  // namespace dense
+
+AttentionResult dense_forward_cuda(const Tensor& query, const Tensor& key, const Tensor& value,
+                                   const DenseOptions& options) {
+  using namespace dense;
+  const Shape rows{query.size(0), query.size(1), query.size(2)};
+  if (is_half(query.dtype()) && !on_tensor_cores(query, value, options)) {
+    auto wide = [](const Tensor& x) { return kernels::cast(x, DType::f32); };
+    const AttentionResult r = dense_forward_cuda(wide(query), wide(key), wide(value), options);
+    return {kernels::cast(r.output, query.dtype()), r.logsumexp};
+  }
+  const bool half = is_half(query.dtype());
+  auto prepared = [&](const Tensor& x) { return half ? in_chunks(x) : with_dense_rows(x); };
+  const Tensor q = prepared(query), k = prepared(key), v = prepared(value);
+  const Sizes s = sizes_of(q, k, v, options);
+  const Tensor out = empty_heads({rows[0], rows[1], rows[2], v.size(3)}, q.dtype(), q.device());
+  const Tensor lse = empty(rows, {half ? DType::f32 : q.dtype(), q.device()});
+  (half ? forward_halves : forward_exact)(s, q, k, v, out, lse);
+  return {first_columns(out, value.size(3)), lse};
+}
+
+DenseGradients dense_backward_cuda(const Tensor& query, const Tensor& key, const Tensor& value,
+                                   const AttentionResult& forward, const Tensor& grad_output,
+                                   const Tensor& grad_logsumexp, const DenseOptions& options) {
+  using namespace dense;
+  const bool half = is_half(query.dtype());
+  if (half && !on_tensor_cores(query, value, options)) {
+    auto wide = [](const Tensor& x) { return kernels::cast(x, DType::f32); };
+    auto narrow = [&](const Tensor& x) { return kernels::cast(x, query.dtype()); };
+    const DenseGradients g = dense_backward_cuda(wide(query), wide(key), wide(value),
+                                                 {wide(forward.output), forward.logsumexp},
+                                                 wide(grad_output), grad_logsumexp, options);
+    return {narrow(g.query), narrow(g.key), narrow(g.value)};
+  }
+  auto prepared = [&](const Tensor& x) { return half ? in_chunks(x) : with_dense_rows(x); };
+  const Tensor q = prepared(query), k = prepared(key), v = prepared(value);
+  const Tensor out = prepared(forward.output), grad_out = prepared(grad_output);
+  const Sizes s = sizes_of(q, k, v, options);
+  auto like = [](const Tensor& x) { return empty_heads(x.shape(), x.dtype(), x.device()); };
+  const DenseGradients g{like(q), like(k), like(v)};
+  (half ? backward_halves : backward_exact)(s, q, k, v, out, forward.logsumexp, grad_out,
+                                            grad_logsumexp, g);
+  return {first_columns(g.query, query.size(3)), first_columns(g.key, key.size(3)),
+          first_columns(g.value, value.size(3))};
+}
+
+}  // namespace tessera

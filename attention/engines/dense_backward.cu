@@ -1,0 +1,438 @@
+// Backward of the dense engine in halves. Weights come back from the logsumexp, so that nothing
+// quadratic is kept. One kernel owns keys and walks over queries for dK and dV, another owns
+// queries and walks over keys for dQ: two products more than adding dQ atomically, but always the
+// same bits.
+//
+// In both, the scores' rows are what the block owns, so that weights and their gradients, which
+// come out as accumulators, are left operands of the next product as they stand.
+#include "tessera/attention/engines/dense_tiles.h"
+#include "tessera/core/create.h"
+
+namespace tessera::dense {
+namespace {
+
+constexpr int kQueryTile = 64;  // rows of statistics are padded to it
+
+template <class T>
+struct BackwardArguments {
+  Sizes sizes;
+  Heads<const T> q, k, v, out, grad_out;
+  Heads<T> grad_q, grad_k, grad_v;
+  const float* lse;
+  const float* grad_lse;  // may be null
+  // Per query, rows padded to `padded`: lse · log2 e (+inf in the padding: weights 0) and ⟨dO, O⟩ −
+  // dL.
+  float* exponent;
+  float* delta;
+  int padded;
+};
+
+// kLanes neighbouring threads per query, 16 bytes each.
+template <class T, int kLanes>
+__global__ void statistics_kernel(const __grid_constant__ BackwardArguments<T> a) {
+  const Sizes& s = a.sizes;
+  const int64_t rows = static_cast<int64_t>(s.batch) * s.heads * a.padded;
+  const int64_t at = cuda::thread_index() / kLanes;  // rows · kLanes is a multiple of the warp
+  if (at >= rows) return;
+  const int row = static_cast<int>(at % a.padded);
+  const int head = static_cast<int>(at / a.padded);
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int64_t from = static_cast<int64_t>(head) * s.queries + row;
+  float dot = 0;
+  if (row < s.queries && lane * 8 < s.value_width) {
+    const int b = head / s.heads, h = head % s.heads;
+    const auto o = cuda::load<8>(a.out.at(b, h) + row * a.out.row + lane * 8);
+    const auto g = cuda::load<8>(a.grad_out.at(b, h) + row * a.grad_out.row + lane * 8);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) dot += convert<float>(o[e]) * convert<float>(g[e]);
+  }
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) {
+    dot += __shfl_xor_sync(cuda::kAllLanes, dot, step);
+  }
+  if (lane > 0) return;
+  float exponent = INFINITY;
+  if (row < s.queries) {
+    exponent = a.lse[from] == -INFINITY ? 0 : a.lse[from] * kLog2e;
+    if (a.grad_lse != nullptr) dot -= a.grad_lse[from];
+  }
+  a.exponent[at] = exponent;
+  a.delta[at] = dot;
+}
+
+// Left operands of a warp's own rows: kept in registers, or read from their tile each time.
+template <int kRowTiles, int kWidth, bool kKept>
+struct OwnRows {
+  static constexpr unsigned kRowStep = 16 * kWidth * 2;
+  unsigned kept[kKept ? kWidth / 16 : 1][kRowTiles][4];
+  unsigned address;
+
+  // `rows`: the warp's first row in a tile, offset by Lane::wide.
+  __device__ explicit OwnRows(unsigned rows) : address(rows) {
+    if constexpr (kKept) {
+#pragma unroll
+      for (int kk = 0; kk < kWidth / 16; ++kk) read(kept[kk], kk);
+    }
+  }
+  __device__ void operator()(unsigned (&to)[kRowTiles][4], int kk) const {
+    if constexpr (kKept) {
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) to[m][i] = kept[kk][m][i];
+      }
+    } else {
+      read(to, kk);
+    }
+  }
+
+ private:
+  __device__ void read(unsigned (&to)[kRowTiles][4], int kk) const {
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      cuda::load_matrices(to[m], (address ^ (kk * 32)) + m * kRowStep);
+    }
+  }
+};
+
+// c = own rows · (16 rows at `others`)ᵀ, over the whole width.
+template <class T, int kRowTiles, int kWidth, bool kKept>
+__device__ inline void products(cuda::Accumulator (&c)[kRowTiles][2],
+                                const OwnRows<kRowTiles, kWidth, kKept>& own, unsigned others) {
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) clear(c[m]);
+#pragma unroll
+  for (int kk = 0; kk < kWidth / 16; ++kk) {
+    unsigned left[kRowTiles][4], right[4];
+    own(left, kk);
+    cuda::load_matrices(right, others ^ (kk * 32));
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      cuda::mma<T>(c[m][0], left[m], right[0], right[1]);
+      cuda::mma<T>(c[m][1], left[m], right[2], right[3]);
+    }
+  }
+}
+
+// sum += weights · (16 rows at `others`, an address from Lane::wide).
+template <class T, int kWidth, int kRowTiles>
+__device__ inline void add_weighted(cuda::Accumulator (&sum)[kRowTiles][kWidth / 8],
+                                    const cuda::Accumulator (&weights)[kRowTiles][2],
+                                    unsigned others) {
+  unsigned left[kRowTiles][4];
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) pack_left<T>(left[m], weights[m][0], weights[m][1]);
+#pragma unroll
+  for (int n = 0; n < kWidth / 16; ++n) {
+    unsigned right[4];
+    cuda::load_transposed(right, others ^ (n * 32));
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      cuda::mma<T>(sum[m][2 * n], left[m], right[0], right[1]);
+      cuda::mma<T>(sum[m][2 * n + 1], left[m], right[2], right[3]);
+    }
+  }
+}
+
+// kWarps warps of 16 · kRowTiles rows each; kOthers rows of the other side at a time.
+template <int kWidth_, int kWarps_, int kRowTiles_, int kOthers_, bool kKept_, int kBlocks_>
+struct Shape {
+  static constexpr int kWidth = kWidth_, kWarps = kWarps_, kRowTiles = kRowTiles_;
+  static constexpr int kOthers = kOthers_, kBlocks = kBlocks_;
+  static constexpr bool kKept = kKept_;
+  static constexpr int kThreads = kWarps * 32, kRows = kWarps * kRowTiles * 16;
+  static constexpr unsigned kRowStep = 16 * kWidth * 2;
+  static constexpr unsigned kOwnBytes = kTileBytes<kRows, kWidth>;
+  static constexpr unsigned kOtherBytes = kTileBytes<kOthers, kWidth>;
+};
+
+// dV and dK of the block's keys, or only one of them where both do not fit into registers.
+template <class T, class C, bool kValues, bool kKeys>
+__global__ void __launch_bounds__(C::kThreads, C::kBlocks)
+    keys_kernel(const __grid_constant__ BackwardArguments<T> a) {
+  constexpr int kWidth = C::kWidth, kRowTiles = C::kRowTiles, kOthers = C::kOthers;
+  constexpr unsigned kStatistics = kOthers * sizeof(float);
+  extern __shared__ __align__(1024) char memory[];
+  const Sizes& s = a.sizes;
+  const int heads = s.batch * s.key_heads;
+  const int begin = static_cast<int>(blockIdx.x) / heads * C::kRows;  // most queries first
+  const int b = static_cast<int>(blockIdx.x) % heads / s.key_heads;
+  const int kh = static_cast<int>(blockIdx.x) % heads % s.key_heads;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp_begin = begin + warp * kRowTiles * 16;
+  const Lane at = lane_offsets<kWidth>();
+
+  // Shared memory: keys, values; two stages of queries, of dO, of both statistics.
+  const unsigned k_tile = cuda::shared_address(memory);
+  const unsigned v_tile = k_tile + C::kOwnBytes;
+  const unsigned q_tiles = v_tile + C::kOwnBytes;
+  const unsigned o_tiles = q_tiles + 2 * C::kOtherBytes;
+  char* const statistics = memory + 2 * C::kOwnBytes + 4 * C::kOtherBytes;
+
+  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.k.at(b, kh), a.k.row, s.width)(k_tile, begin,
+                                                                              s.keys);
+  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.v.at(b, kh), a.v.row, s.value_width)(v_tile, begin,
+                                                                                    s.keys);
+  const int first = s.first_query(begin) / kOthers;
+  const int tiles = max((s.queries + kOthers - 1) / kOthers - first, 0);  // per query head
+  auto fetch = [&](int i) {
+    const int h = kh * s.group + i / tiles, row = (first + i % tiles) * kOthers;
+    const unsigned stage = (i & 1) * C::kOtherBytes;
+    TileCopy<T, kOthers, kWidth, C::kThreads>(a.q.at(b, h), a.q.row, s.width)(q_tiles + stage, row,
+                                                                              s.queries);
+    TileCopy<T, kOthers, kWidth, C::kThreads>(a.grad_out.at(b, h), a.grad_out.row, s.value_width)(
+        o_tiles + stage, row, s.queries);
+    constexpr int kPieces = kOthers / 4;
+    if (static_cast<int>(threadIdx.x) < 2 * kPieces) {
+      const int which = static_cast<int>(threadIdx.x) / kPieces;
+      const int piece = static_cast<int>(threadIdx.x) % kPieces;
+      const float* from = (which == 0 ? a.exponent : a.delta) +
+                          (static_cast<int64_t>(b) * s.heads + h) * a.padded + row + piece * 4;
+      cuda::copy_async(
+          cuda::shared_address(statistics) + (2 * (i & 1) + which) * kStatistics + piece * 16,
+          from);
+    }
+  };
+  const int count = s.group * tiles;
+  if (count > 0) fetch(0);
+  cuda::commit_copies();
+  cuda::wait_copies<0>();
+  __syncthreads();
+  const unsigned own = warp * kRowTiles * C::kRowStep + at.wide;
+  const OwnRows<kRowTiles, kWidth, C::kKept> keys(k_tile + own);
+  const OwnRows<kRowTiles, kWidth, C::kKept> values(v_tile + own);
+
+  cuda::Accumulator grad_k[kKeys ? kRowTiles : 1][kWidth / 8];
+  cuda::Accumulator grad_v[kValues ? kRowTiles : 1][kWidth / 8];
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+    if constexpr (kKeys) clear(grad_k[m]);
+    if constexpr (kValues) clear(grad_v[m]);
+  }
+  const float scale = static_cast<float>(s.scale) * kLog2e;
+  // Key j is seen by query i when j ≤ i + future.
+  const int future = s.causal ? s.keys - s.queries : s.keys;
+
+  for (int i = 0; i < count; ++i) {
+    cuda::wait_copies<0>();
+    __syncthreads();
+    if (i + 1 < count) fetch(i + 1);
+    cuda::commit_copies();
+    const unsigned q_tile = q_tiles + (i & 1) * C::kOtherBytes;
+    const unsigned o_tile = o_tiles + (i & 1) * C::kOtherBytes;
+    const float* exponents =
+        reinterpret_cast<const float*>(statistics + 2 * (i & 1) * kStatistics) + lane % 4 * 2;
+    const float* deltas = exponents + kOthers;
+#pragma unroll 1
+    for (int u = 0; u < kOthers / 16; ++u) {
+      const int query = (first + i % tiles) * kOthers + u * 16;
+      if (warp_begin > query + 15 + future || query >= s.queries) continue;  // nobody sees them
+      cuda::Accumulator p[kRowTiles][2], ds[kRowTiles][2];
+      products<T>(p, keys, q_tile + at.tall + u * C::kRowStep);
+      if constexpr (kKeys) products<T>(ds, values, o_tile + at.tall + u * C::kRowStep);
+      const bool masked = warp_begin + kRowTiles * 16 - 1 > query + future;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const auto exponent = cuda::load<2>(exponents + u * 16 + n * 8);
+        const auto delta = cuda::load<2>(deltas + u * 16 + n * 8);
+#pragma unroll
+        for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            float w = cuda::exp2_fast(p[m][n][e] * scale - exponent[e % 2]);
+            const int key = warp_begin + m * 16 + lane / 4 + e / 2 * 8;
+            if (masked && key > query + n * 8 + lane % 4 * 2 + e % 2 + future) w = 0;
+            p[m][n][e] = w;
+            if constexpr (kKeys) ds[m][n][e] = w * (ds[m][n][e] - delta[e % 2]);
+          }
+        }
+      }
+      if constexpr (kValues) add_weighted<T, kWidth>(grad_v, p, o_tile + at.wide + u * C::kRowStep);
+      if constexpr (kKeys) add_weighted<T, kWidth>(grad_k, ds, q_tile + at.wide + u * C::kRowStep);
+    }
+  }
+
+  __syncthreads();  // tiles of keys and values serve for staging now
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+    char* staging = memory + (warp * kRowTiles + m) * C::kRowStep;
+    const int row = warp_begin + m * 16;
+    if constexpr (kKeys) {
+      const auto factor = static_cast<float>(s.scale);
+      store_rows<T, kWidth>(grad_k[m], factor, factor, staging, a.grad_k.at(b, kh), a.grad_k.row,
+                            row, s.keys, s.width);
+    }
+    if constexpr (kValues) {
+      store_rows<T, kWidth>(grad_v[m], 1, 1, staging, a.grad_v.at(b, kh), a.grad_v.row, row, s.keys,
+                            s.value_width);
+    }
+  }
+}
+
+// dQ of the block's queries.
+template <class T, class C>
+__global__ void __launch_bounds__(C::kThreads, C::kBlocks)
+    queries_kernel(const __grid_constant__ BackwardArguments<T> a) {
+  constexpr int kWidth = C::kWidth, kRowTiles = C::kRowTiles, kOthers = C::kOthers;
+  extern __shared__ __align__(1024) char memory[];
+  const Sizes& s = a.sizes;
+  const int heads = s.batch * s.heads;
+  const int tile = static_cast<int>(blockIdx.x) / heads;  // most keys first
+  const int begin = ((s.queries + C::kRows - 1) / C::kRows - 1 - tile) * C::kRows;
+  const int head = static_cast<int>(blockIdx.x) % heads;
+  const int b = head / s.heads, h = head % s.heads, kh = h / s.group;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp_begin = begin + warp * kRowTiles * 16;
+  const Lane at = lane_offsets<kWidth>();
+
+  const unsigned q_tile = cuda::shared_address(memory);
+  const unsigned o_tile = q_tile + C::kOwnBytes;
+  const unsigned k_tiles = o_tile + C::kOwnBytes;
+  const unsigned v_tiles = k_tiles + 2 * C::kOtherBytes;
+  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.q.at(b, h), a.q.row, s.width)(q_tile, begin,
+                                                                             s.queries);
+  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.grad_out.at(b, h), a.grad_out.row, s.value_width)(
+      o_tile, begin, s.queries);
+  const TileCopy<T, kOthers, kWidth, C::kThreads> copy_k(a.k.at(b, kh), a.k.row, s.width);
+  const TileCopy<T, kOthers, kWidth, C::kThreads> copy_v(a.v.at(b, kh), a.v.row, s.value_width);
+  const int last = s.visible(min(begin + C::kRows, s.queries) - 1);
+  const int own_last =
+      warp_begin < s.queries ? s.visible(min(warp_begin + kRowTiles * 16, s.queries) - 1) : 0;
+  const int own_first = s.visible(warp_begin);
+  const int tiles = (last + kOthers - 1) / kOthers;
+  if (tiles > 0) {
+    copy_k(k_tiles, 0, s.keys);
+    copy_v(v_tiles, 0, s.keys);
+  }
+  cuda::commit_copies();
+  cuda::wait_copies<0>();
+  __syncthreads();
+  const unsigned own = warp * kRowTiles * C::kRowStep + at.wide;
+  const OwnRows<kRowTiles, kWidth, C::kKept> queries(q_tile + own);
+  const OwnRows<kRowTiles, kWidth, C::kKept> slopes(o_tile + own);
+
+  cuda::Accumulator sum[kRowTiles][kWidth / 8];
+  float exponent[kRowTiles][2], delta[kRowTiles][2];
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+    clear(sum[m]);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int row = warp_begin + m * 16 + lane / 4 + r * 8;
+      const int64_t i = static_cast<int64_t>(head) * a.padded + row;
+      exponent[m][r] = row < a.padded ? a.exponent[i] : INFINITY;
+      delta[m][r] = row < a.padded ? a.delta[i] : 0;
+    }
+  }
+  const float scale = static_cast<float>(s.scale) * kLog2e;
+
+  for (int j = 0; j < tiles; ++j) {
+    cuda::wait_copies<0>();
+    __syncthreads();
+    const unsigned stage = (j & 1) * C::kOtherBytes;
+    if (j + 1 < tiles) {
+      copy_k(k_tiles + (C::kOtherBytes - stage), (j + 1) * kOthers, s.keys);
+      copy_v(v_tiles + (C::kOtherBytes - stage), (j + 1) * kOthers, s.keys);
+    }
+    cuda::commit_copies();
+#pragma unroll 1
+    for (int u = 0; u < kOthers / 16; ++u) {
+      const int key = j * kOthers + u * 16;
+      if (key >= own_last) break;
+      cuda::Accumulator p[kRowTiles][2], ds[kRowTiles][2];
+      products<T>(p, queries, k_tiles + stage + at.tall + u * C::kRowStep);
+      products<T>(ds, slopes, v_tiles + stage + at.tall + u * C::kRowStep);
+      const bool masked = key + 16 > own_first;
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int seen = s.visible(warp_begin + m * 16 + lane / 4 + e / 2 * 8) - key;
+#pragma unroll
+          for (int n = 0; n < 2; ++n) {
+            float w = cuda::exp2_fast(p[m][n][e] * scale - exponent[m][e / 2]);
+            if (masked && n * 8 + lane % 4 * 2 + e % 2 >= seen) w = 0;
+            ds[m][n][e] = w * (ds[m][n][e] - delta[m][e / 2]);
+          }
+        }
+      }
+      add_weighted<T, kWidth>(sum, ds, k_tiles + stage + at.wide + u * C::kRowStep);
+    }
+  }
+
+  __syncthreads();  // the tile of queries serves for staging now
+  const auto factor = static_cast<float>(s.scale);
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+    store_rows<T, kWidth>(sum[m], factor, factor, memory + (warp * kRowTiles + m) * C::kRowStep,
+                          a.grad_q.at(b, h), a.grad_q.row, warp_begin + m * 16, s.queries, s.width);
+  }
+}
+
+template <class T, int kLanes>
+void run_statistics(const BackwardArguments<T>& a, Device device) {
+  const int64_t threads = int64_t{a.padded} * a.sizes.batch * a.sizes.heads * kLanes;
+  cuda::launch("dense_attention", device, statistics_kernel<T, kLanes>,
+               grid_of((threads + 255) / 256), 256, 0, a);
+}
+
+template <class T, class C, bool kValues, bool kKeys>
+void run_keys(const BackwardArguments<T>& a, Device device) {
+  const int64_t tiles = (a.sizes.keys + C::kRows - 1) / C::kRows;
+  cuda::launch("dense_attention", device, keys_kernel<T, C, kValues, kKeys>,
+               grid_of(tiles * a.sizes.batch * a.sizes.key_heads), C::kThreads,
+               2 * C::kOwnBytes + 4 * C::kOtherBytes + 4 * C::kOthers * sizeof(float), a);
+}
+
+template <class T, class C>
+void run_queries(const BackwardArguments<T>& a, Device device) {
+  const int64_t tiles = (a.sizes.queries + C::kRows - 1) / C::kRows;
+  cuda::launch("dense_attention", device, queries_kernel<T, C>,
+               grid_of(tiles * a.sizes.batch * a.sizes.heads), C::kThreads,
+               2 * C::kOwnBytes + 4 * C::kOtherBytes, a);
+}
+
+template <class T>
+void run(const BackwardArguments<T>& a, Device device) {
+  const int width = std::max(a.sizes.width, a.sizes.value_width);
+  if (width <= 64) {
+    run_statistics<T, 8>(a, device);
+    run_keys<T, Shape<64, 4, 2, 64, true, 2>, true, true>(a, device);
+    run_queries<T, Shape<64, 4, 2, 64, true, 2>>(a, device);
+  } else if (width <= 128) {
+    run_statistics<T, 16>(a, device);
+    run_keys<T, Shape<128, 8, 1, 64, true, 1>, true, true>(a, device);
+    run_queries<T, Shape<128, 8, 1, 64, true, 1>>(a, device);
+  } else {
+    run_statistics<T, 32>(a, device);
+    run_keys<T, Shape<256, 4, 1, 32, false, 1>, true, false>(a, device);
+    run_keys<T, Shape<256, 4, 1, 32, false, 1>, false, true>(a, device);
+    run_queries<T, Shape<256, 4, 1, 32, false, 1>>(a, device);
+  }
+}
+
+}  // namespace
+
+void backward_halves(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
+                     const Tensor& out, const Tensor& lse, const Tensor& grad_out,
+                     const Tensor& grad_lse, const DenseGradients& grads) {
+  const int padded = (s.queries + kQueryTile - 1) / kQueryTile * kQueryTile;
+  const Options f32{DType::f32, q.device()};
+  const Tensor exponent = empty({s.batch, s.heads, padded}, f32);
+  const Tensor delta = empty({s.batch, s.heads, padded}, f32);
+  auto launch = [&]<class T>() {
+    run(BackwardArguments<T>{s, Heads<const T>(q), Heads<const T>(k), Heads<const T>(v),
+                             Heads<const T>(out), Heads<const T>(grad_out), Heads<T>(grads.query),
+                             Heads<T>(grads.key), Heads<T>(grads.value), cuda::data<float>(lse),
+                             grad_lse.defined() ? cuda::data<float>(grad_lse) : nullptr,
+                             cuda::data<float>(exponent), cuda::data<float>(delta), padded},
+        q.device());
+  };
+  if (q.dtype() == DType::bf16) {
+    launch.template operator()<bfloat16>();
+  } else {
+    launch.template operator()<float16>();
+  }
+}
+
+}  // namespace tessera::dense

@@ -1,0 +1,298 @@
+// Forward of the dense engine in halves (Dao 2023, "FlashAttention-2"): a block owns a tile of
+// queries, every warp some rows of it; tiles of keys and values stream through two buffers in
+// shared memory while scores, weights and results stay in registers.
+#include "tessera/attention/engines/dense_tiles.h"
+
+namespace tessera::dense {
+namespace {
+
+// kWarps warps of 16 · kRowTiles queries each; kKeys keys at a time.
+template <int kWidthOf>
+struct Shape;
+template <>
+struct Shape<64> {
+  static constexpr int kWidth = 64, kWarps = 4, kRowTiles = 2, kKeys = 64, kBlocks = 2;
+  static constexpr bool kQueriesInRegisters = true;
+};
+template <>
+struct Shape<128> {
+  static constexpr int kWidth = 128, kWarps = 4, kRowTiles = 2, kKeys = 64, kBlocks = 2;
+  static constexpr bool kQueriesInRegisters = false;
+};
+template <>
+struct Shape<256> {
+  static constexpr int kWidth = 256, kWarps = 8, kRowTiles = 1, kKeys = 32, kBlocks = 1;
+  static constexpr bool kQueriesInRegisters = false;
+};
+
+template <class T>
+struct ForwardArguments {
+  Sizes sizes;
+  Heads<const T> q, k, v;
+  Heads<T> out;
+  float* lse;
+  int section;  // heads whose keys and values stay in the L2 cache together
+};
+
+// Blocks are started in the order of their numbers: section after section of heads, inside a
+// section the last queries first, because a causal mask gives them most keys.
+struct Task {
+  int tile, head;  // of queries; over the batch
+};
+__device__ inline Task task_of(const Sizes& s, int section, int tiles) {
+  const int begin = static_cast<int>(blockIdx.x) / (section * tiles) * section;
+  const int heads = min(section, s.batch * s.heads - begin);
+  const int inside = static_cast<int>(blockIdx.x) - begin * tiles;
+  return {tiles - 1 - inside / heads, begin + inside % heads};
+}
+
+template <class C>
+using Scores = cuda::Accumulator[C::kKeys / 8];
+
+// Makes weights of 16 rows of scores: the maximum seen so far rises, earlier sums and results
+// shrink accordingly. `limit`: keys visible to the lane's two rows, counted from this tile.
+template <class C>
+__device__ inline void soften(Scores<C>& s, cuda::Accumulator (&o)[C::kWidth / 8], float (&top)[2],
+                              float (&total)[2], float scale) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float best = top[r];
+#pragma unroll
+    for (int n = 0; n < C::kKeys / 8; ++n) best = fmaxf(best, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
+    best = fmaxf(best, __shfl_xor_sync(cuda::kAllLanes, best, 1));
+    best = fmaxf(best, __shfl_xor_sync(cuda::kAllLanes, best, 2));
+    const float shift = best == -INFINITY ? 0 : best * scale;
+    const float shrink = cuda::exp2_fast(top[r] * scale - shift);
+    top[r] = best;
+    float sum = 0;
+#pragma unroll
+    for (int n = 0; n < C::kKeys / 8; ++n) {
+#pragma unroll
+      for (int e = 2 * r; e < 2 * r + 2; ++e) {
+        s[n][e] = cuda::exp2_fast(s[n][e] * scale - shift);
+        sum += s[n][e];
+      }
+    }
+    total[r] = total[r] * shrink + sum;
+#pragma unroll
+    for (int n = 0; n < C::kWidth / 8; ++n) {
+      o[n][2 * r] *= shrink;
+      o[n][2 * r + 1] *= shrink;
+    }
+  }
+}
+
+template <class C>
+__device__ inline void hide(Scores<C>& s, int limit0, int limit1) {
+  const int lane = static_cast<int>(threadIdx.x % 4) * 2;
+#pragma unroll
+  for (int n = 0; n < C::kKeys / 8; ++n) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      if (n * 8 + e >= limit0 - lane) s[n][e] = -INFINITY;
+      if (n * 8 + e >= limit1 - lane) s[n][2 + e] = -INFINITY;
+    }
+  }
+}
+
+template <class T, class C>
+__global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
+    forward_kernel(const __grid_constant__ ForwardArguments<T> a) {
+  constexpr int kWidth = C::kWidth, kKeys = C::kKeys, kRowTiles = C::kRowTiles;
+  constexpr int kThreads = C::kWarps * 32, kRows = C::kWarps * kRowTiles * 16;
+  constexpr int kSteps = kWidth / 16;
+  constexpr unsigned kRowStep = 16 * kWidth * 2;
+  constexpr unsigned kKeyBytes = kTileBytes<kKeys, kWidth>;
+  extern __shared__ __align__(1024) char memory[];
+  const Sizes& s = a.sizes;
+  const Task task = task_of(s, a.section, (s.queries + kRows - 1) / kRows);
+  const int b = task.head / s.heads, h = task.head % s.heads;
+  const int begin = task.tile * kRows;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp_begin = begin + warp * kRowTiles * 16;
+
+  const TileCopy<T, kRows, kWidth, kThreads> copy_q(a.q.at(b, h), a.q.row, s.width);
+  const TileCopy<T, kKeys, kWidth, kThreads> copy_k(a.k.at(b, h / s.group), a.k.row, s.width);
+  const TileCopy<T, kKeys, kWidth, kThreads> copy_v(a.v.at(b, h / s.group), a.v.row, s.value_width);
+  const unsigned q_tile = cuda::shared_address(memory);
+  const unsigned k_tiles = q_tile + kTileBytes<kRows, kWidth>;
+  const unsigned v_tiles = k_tiles + 2 * kKeyBytes;
+  const Lane at = lane_offsets<kWidth>();
+  const unsigned q_rows = q_tile + warp * kRowTiles * kRowStep + at.wide;
+
+  const int last = s.visible(min(begin + kRows, s.queries) - 1);
+  const int tiles = (last + kKeys - 1) / kKeys;
+  const int own_last =
+      warp_begin < s.queries ? s.visible(min(warp_begin + kRowTiles * 16, s.queries) - 1) : 0;
+  const int own_first = s.visible(warp_begin);
+
+  copy_q(q_tile, begin, s.queries);
+  cuda::commit_copies();
+  if (tiles > 0) {
+    copy_k(k_tiles, 0, s.keys);
+    copy_v(v_tiles, 0, s.keys);
+  }
+  cuda::commit_copies();
+
+  unsigned q[C::kQueriesInRegisters ? kRowTiles : 1][C::kQueriesInRegisters ? kSteps : 1][4];
+  if constexpr (C::kQueriesInRegisters) {
+    cuda::wait_copies<1>();
+    __syncthreads();
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int kk = 0; kk < kSteps; ++kk) {
+        cuda::load_matrices(q[m][kk], (q_rows ^ (kk * 32)) + m * kRowStep);
+      }
+    }
+  }
+
+  cuda::Accumulator o[kRowTiles][kWidth / 8];
+  float top[kRowTiles][2], total[kRowTiles][2];
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+    clear(o[m]);
+    top[m][0] = top[m][1] = -INFINITY;
+    total[m][0] = total[m][1] = 0;
+  }
+  const float scale = static_cast<float>(s.scale) * kLog2e;
+
+  for (int j = 0; j < tiles; ++j) {
+    cuda::wait_copies<0>();
+    __syncthreads();
+    const unsigned stage = (j & 1) * kKeyBytes;
+    if (j + 1 < tiles) {
+      copy_k(k_tiles + (kKeyBytes - stage), (j + 1) * kKeys, s.keys);
+      copy_v(v_tiles + (kKeyBytes - stage), (j + 1) * kKeys, s.keys);
+    }
+    cuda::commit_copies();
+    if (j * kKeys >= own_last) continue;
+
+    Scores<C> p[kRowTiles];
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) clear(p[m]);
+    const unsigned k_tile = k_tiles + stage + at.tall;
+#pragma unroll
+    for (int kk = 0; kk < kSteps; ++kk) {
+      unsigned left[kRowTiles][4];
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+        if constexpr (C::kQueriesInRegisters) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) left[m][i] = q[m][kk][i];
+        } else {
+          cuda::load_matrices(left[m], (q_rows ^ (kk * 32)) + m * kRowStep);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kKeys / 16; ++n) {
+        unsigned right[4];
+        cuda::load_matrices(right, (k_tile ^ (kk * 32)) + n * kRowStep);
+#pragma unroll
+        for (int m = 0; m < kRowTiles; ++m) {
+          cuda::mma<T>(p[m][2 * n], left[m], right[0], right[1]);
+          cuda::mma<T>(p[m][2 * n + 1], left[m], right[2], right[3]);
+        }
+      }
+    }
+
+    const bool masked = (j + 1) * kKeys > own_first;
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      if (masked) {
+        const int row = warp_begin + m * 16 + lane / 4;
+        hide<C>(p[m], s.visible(row) - j * kKeys, s.visible(row + 8) - j * kKeys);
+      }
+      soften<C>(p[m], o[m], top[m], total[m], scale);
+    }
+
+    const unsigned v_tile = v_tiles + stage + at.wide;
+#pragma unroll
+    for (int kk = 0; kk < kKeys / 16; ++kk) {
+      unsigned left[kRowTiles][4];
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) pack_left<T>(left[m], p[m][2 * kk], p[m][2 * kk + 1]);
+#pragma unroll
+      for (int n = 0; n < kWidth / 16; ++n) {
+        unsigned right[4];
+        cuda::load_transposed(right, (v_tile ^ (n * 32)) + kk * kRowStep);
+#pragma unroll
+        for (int m = 0; m < kRowTiles; ++m) {
+          cuda::mma<T>(o[m][2 * n], left[m], right[0], right[1]);
+          cuda::mma<T>(o[m][2 * n + 1], left[m], right[2], right[3]);
+        }
+      }
+    }
+  }
+
+  if (tiles == 0) {  // the queries may still be on their way to where results are staged
+    cuda::wait_copies<0>();
+    __syncthreads();
+  }
+  float* lse = a.lse + static_cast<int64_t>(task.head) * s.queries;
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+    float inverse[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      total[m][r] += __shfl_xor_sync(cuda::kAllLanes, total[m][r], 1);
+      total[m][r] += __shfl_xor_sync(cuda::kAllLanes, total[m][r], 2);
+      inverse[r] = total[m][r] == 0 ? 0 : 1 / total[m][r];
+      const int row = warp_begin + m * 16 + lane / 4 + 8 * r;
+      if (lane % 4 == 0 && row < s.queries) {
+        lse[row] = total[m][r] == 0 ? -INFINITY
+                                    : top[m][r] * static_cast<float>(s.scale) + logf(total[m][r]);
+      }
+    }
+    store_rows<T, kWidth>(o[m], inverse[0], inverse[1], memory + (warp * kRowTiles + m) * kRowStep,
+                          a.out.at(b, h), a.out.row, warp_begin + m * 16, s.queries, s.value_width);
+  }
+}
+
+template <class T, int kWidth>
+void run(const ForwardArguments<T>& a, Device device) {
+  using C = Shape<kWidth>;
+  constexpr int kRows = C::kWarps * C::kRowTiles * 16;
+  constexpr unsigned kBytes = kTileBytes<kRows, kWidth> + 4 * kTileBytes<C::kKeys, kWidth>;
+  const Sizes& s = a.sizes;
+  const int64_t tiles = (s.queries + kRows - 1) / kRows;
+  cuda::launch("dense_attention", device, forward_kernel<T, C>, grid_of(tiles * s.batch * s.heads),
+               C::kWarps * 32, kBytes, a);
+}
+
+template <class T>
+void run(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+         const Tensor& lse) {
+  constexpr int64_t kCached = 16 << 20;
+  if (s.batch * s.heads == 0) return;
+  const int64_t bytes = int64_t{2} * (s.width + s.value_width) * s.keys + 1;
+  const int64_t section = std::clamp<int64_t>(kCached / bytes * s.group, 1, s.batch * s.heads);
+  const ForwardArguments<T> a{s,
+                              Heads<const T>(q),
+                              Heads<const T>(k),
+                              Heads<const T>(v),
+                              Heads<T>(out),
+                              cuda::data<float>(lse),
+                              static_cast<int>(section)};
+  const int width = std::max(s.width, s.value_width);
+  if (width <= 64) {
+    run<T, 64>(a, q.device());
+  } else if (width <= 128) {
+    run<T, 128>(a, q.device());
+  } else {
+    run<T, 256>(a, q.device());
+  }
+}
+
+}  // namespace
+
+void forward_halves(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
+                    const Tensor& out, const Tensor& lse) {
+  if (q.dtype() == DType::bf16) {
+    run<bfloat16>(s, q, k, v, out, lse);
+  } else {
+    run<float16>(s, q, k, v, out, lse);
+  }
+}
+
+}  // namespace tessera::dense
