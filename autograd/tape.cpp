@@ -132,7 +132,8 @@ class Walk {
       if (found == pending_.end() || !first_use(node, i)) continue;
       sinks[i] = std::move(found->second[static_cast<size_t>(edge.output)]);
     }
-    Backward b(node, arrived, sinks, options_.create_graph);
+    const bool keeps_graph = options_.retain_graph || options_.create_graph;
+    Backward b(node, arrived, sinks, options_.create_graph, keeps_graph);
     {
       const ProfileTimer timer(node.name(), true);
       node.backward(b);
@@ -143,7 +144,7 @@ class Walk {
       const Tensor total = std::exchange(sinks[i], {});
       accumulate(slot(node.edges[i]), total, options_.create_graph);
     }
-    if (!options_.retain_graph && !options_.create_graph) node.release();
+    if (!keeps_graph) node.release();
   }
 
   GradOptions options_;

@@ -81,8 +81,13 @@ class Node : public std::enable_shared_from_this<Node> {
 // gradients of the inputs.
 class Backward {
  public:
-  Backward(Node& node, std::vector<Tensor>& arrived, std::vector<Tensor>& sinks, bool recording)
-      : node_(node), arrived_(arrived), sinks_(sinks), recording_(recording) {}
+  Backward(Node& node, std::vector<Tensor>& arrived, std::vector<Tensor>& sinks, bool recording,
+           bool keeps_graph)
+      : node_(node),
+        arrived_(arrived),
+        sinks_(sinks),
+        recording_(recording),
+        keeps_graph_(keeps_graph) {}
 
   // Gradient of output i; zeros when none arrived.
   const Tensor& grad(int i = 0);
@@ -93,6 +98,9 @@ class Backward {
   bool needs(int input) const { return node_.edges[static_cast<size_t>(input)].node != nullptr; }
   // True under create_graph: backward must then consist of differentiable ops.
   bool recording() const { return recording_; }
+  // False when what was saved dies with this call: kernels may then overwrite saved tensors that
+  // the op made itself.
+  bool keeps_graph() const { return keeps_graph_; }
 
   // Adds to the gradient of an input; `grad` must have the input's shape.
   void add(int input, const Tensor& grad);
@@ -108,6 +116,7 @@ class Backward {
   std::vector<Tensor>& arrived_;
   std::vector<Tensor>& sinks_;
   bool recording_;
+  bool keeps_graph_;
 };
 
 // Recording of ops is on by default and off inside a NoGrad scope, per thread.

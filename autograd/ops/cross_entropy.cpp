@@ -3,6 +3,8 @@
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/comparison.h"
+#include "tessera/autograd/ops/cross_entropy_cuda.h"
 #include "tessera/autograd/ops/indexing.h"
 #include "tessera/autograd/ops/softmax.h"
 #include "tessera/autograd/ops/softmax_rows.h"
@@ -30,8 +32,9 @@ void check_cross_entropy(std::string_view op, const CrossEntropyOptions& options
 }
 
 int64_t count_valid(const Tensor& targets, int64_t ignored) {
-  const int64_t* t = targets.data<int64_t>();
-  return targets.numel() - std::count(t, t + targets.numel(), ignored);
+  const Tensor here = kernels::to_device(targets, {});
+  const int64_t* t = here.data<int64_t>();
+  return here.numel() - std::count(t, t + here.numel(), ignored);
 }
 
 }  // namespace detail
@@ -47,6 +50,16 @@ struct CrossEntropy {
     const Tensor dense = kernels::contiguous(logits);
     const Tensor lse = empty(targets.shape(), {DType::f64, logits.device()});
     const Tensor losses = empty(targets.shape(), {DType::f64, logits.device()});
+    if constexpr (kCuda) {
+      if (logits.device().is_cuda()) {
+        detail::row_losses_cuda(losses, lse, dense, targets, options);
+        const Tensor scale = detail::loss_scale_cuda(targets, options);
+        f.save(lse, scale);
+        return options.reduction == Reduction::none
+                   ? kernels::cast(losses, logits.dtype())
+                   : detail::scaled_sum_cuda(losses, scale, logits.dtype());
+      }
+    }
     const int64_t n = logits.size(-1);
     const int64_t* target = targets.data<int64_t>();
     visit_floating(name, logits.dtype(), [&]<class T>() {
@@ -72,6 +85,13 @@ struct CrossEntropy {
     const Tensor lse = b.saved(0);
     const Tensor g = kernels::contiguous(kernels::cast(b.grad(), DType::f64));
     const Tensor gx = empty_like(dense);
+    if constexpr (kCuda) {
+      if (dense.device().is_cuda()) {
+        detail::cross_entropy_backward_cuda(gx, dense, targets, lse, g, b.saved(1), options);
+        b.add(0, gx);
+        return;
+      }
+    }
     const int64_t n = dense.size(-1);
     const int64_t* target = targets.data<int64_t>();
     const bool each = options.reduction == Reduction::none;
@@ -96,15 +116,9 @@ struct CrossEntropy {
 
   Tensor definition(const TensorList& in) const {
     const Tensor& targets = in[1];
-    const Tensor safe = kernels::clone(targets);
-    const Tensor counts = ones(targets.shape(), {in[0].dtype(), in[0].device()});
-    visit_floating(name, counts.dtype(), [&]<class T>() {
-      for (int64_t i = 0; i < targets.numel(); ++i) {
-        if (targets.data<int64_t>()[i] != options.ignore_index) continue;
-        safe.data<int64_t>()[i] = 0;
-        counts.data<T>()[i] = 0;
-      }
-    });
+    const Tensor valid = ne(targets, static_cast<double>(options.ignore_index));
+    const Tensor safe = targets * valid.to(DType::i64);
+    const Tensor counts = valid.to(in[0].dtype());
     const Tensor log_p = log_softmax(in[0], -1);
     Tensor loss = -squeeze(gather(log_p, -1, unsqueeze(safe, -1)), -1);
     if (options.label_smoothing > 0) {
@@ -120,7 +134,7 @@ struct CrossEntropy {
 struct SoftTerm {
   static constexpr std::string_view name = "soft_cross_entropy";
   template <class T>
-  T operator()(T q, T log_p) const {
+  TESSERA_HD T operator()(T q, T log_p) const {
     return math::select(q == T(0) && log_p < T(-1e30), T(0), q * log_p);
   }
 };

@@ -7,6 +7,8 @@
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/dropout_cuda.h"
+#include "tessera/autograd/ops/elementwise.h"
 #include "tessera/autograd/ops/softmax.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
@@ -28,6 +30,9 @@ struct Dropout {
 
   Tensor forward(Forward&, const Tensor& x) const {
     const Tensor dense = kernels::contiguous(x);
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) return dropout_cuda(dense, {threshold(), scale(), group}, key);
+    }
     const Tensor y = empty_like(x);
     visit_floating(name, x.dtype(), [&]<class T>() {
       if (group == 1) {
@@ -90,20 +95,23 @@ Tensor thinned(std::string_view op, const Tensor& x, double p, bool training, in
   return apply(Dropout{p, RandomScope::next_key(), group}, x);
 }
 
-// −log(−log u) with u uniform, drawn in f64.
+// −log(−log(1 − u)) with u uniform, drawn in f64.
 Tensor gumbel_noise(const Tensor& like) {
-  const Tensor noise = empty(like.shape(), {DType::f64, like.device()});
-  kernels::uniform(noise, 0, 1, RandomScope::next_key());
-  double* u = noise.data<double>();
-  for (int64_t i = 0; i < noise.numel(); ++i)
-    u[i] = -std::log(std::max(-std::log1p(-u[i]), 0x1p-54));
-  return noise.to(like.dtype());
+  const Tensor u = empty(like.shape(), {DType::f64, like.device()});
+  kernels::uniform(u, 0, 1, RandomScope::next_key());
+  return neg(log(clamp(neg(log1p(neg(u))), 0x1p-54, 64))).to(like.dtype());
 }
 
 // 1 at the first maximum along dim, 0 elsewhere.
 Tensor one_hot_of_maximum(const Tensor& y, int64_t dim) {
   const Tensor hot = zeros_like(y);
-  const Tensor source = kernels::contiguous(views::transpose(y, dim, -1));
+  const Tensor source = kernels::contiguous(views::transpose(y.detach(), dim, -1));
+  if constexpr (kCuda) {
+    if (y.device().is_cuda()) {
+      kernels::copy(hot, views::transpose(one_hot_of_maximum_cuda(source), dim, -1));
+      return hot;
+    }
+  }
   const Tensor last = zeros_like(source);
   const int64_t n = source.size(-1);
   visit_floating("gumbel_softmax", y.dtype(), [&]<class T>() {

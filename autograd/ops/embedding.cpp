@@ -1,12 +1,48 @@
 #include "tessera/autograd/ops/embedding.h"
 
+#include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arguments.h"
+#include "tessera/autograd/ops/embedding_cuda.h"
 #include "tessera/autograd/ops/indexing.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/registry.h"
+#include "tessera/core/create.h"
+#include "tessera/core/kernels/copy.h"
+#include "tessera/core/kernels/index.h"
 
 namespace tessera {
 namespace {
+
+// Table (V, d) and ids (N) → (N, d).
+struct Embedding {
+  static constexpr std::string_view name = "embedding";
+  Shape from;
+
+  Tensor forward(Forward& f, const Tensor& table, const Tensor& ids) const {
+    f.save(ids);
+    if constexpr (kCuda) {
+      if (table.device().is_cuda()) return embedding_cuda(kernels::contiguous(table), ids);
+    }
+    return kernels::take(table, 0, ids);
+  }
+
+  void backward(Backward& b) const {
+    const Tensor& g = b.grad();
+    const Tensor ids = b.saved(0);
+    if (b.recording()) {
+      b.add(0, index_add(zeros(from, {g.dtype(), g.device()}), 0, ids, g));
+      return;
+    }
+    const Tensor sum = b.zeroed(0, from, g.dtype());
+    if constexpr (kCuda) {
+      if (g.device().is_cuda()) {
+        embedding_backward_cuda(sum, ids, kernels::contiguous(g));
+        return;
+      }
+    }
+    kernels::add_at(sum, 0, ids, g);
+  }
+};
 
 OpSample sample(const char* label, const Tensor& table, const Tensor& ids) {
   return {label,
@@ -49,7 +85,7 @@ Tensor embedding(const Tensor& table, const Tensor& ids) {
   const Tensor rows = detail::checked_ids("embedding", "id", ids, table.size(0));
   Shape shape = ids.shape();
   shape.push_back(table.size(1));
-  return reshape(index_select(table, 0, flatten(rows)), shape);
+  return reshape(apply(Embedding{table.shape()}, table, flatten(rows)), shape);
 }
 
 }  // namespace tessera

@@ -1,9 +1,11 @@
+#include <bit>
 #include <numeric>
 
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/cross_entropy.h"
+#include "tessera/autograd/ops/cross_entropy_cuda.h"
 #include "tessera/autograd/ops/matmul.h"
 #include "tessera/autograd/ops/softmax_rows.h"
 #include "tessera/autograd/ops/view.h"
@@ -16,10 +18,15 @@
 namespace tessera {
 namespace {
 
-// Rows whose logits exist at once: some 8 MiB of f32, but enough rows that adding to the gradient
-// of the weight costs little beside the products.
-int64_t rows_per_chunk(int64_t classes) {
-  return std::clamp<int64_t>((int64_t{1} << 21) / std::max<int64_t>(1, classes), 256, 4096);
+// Rows whose logits exist at once: some 8 MiB of f32, or half a GiB on a device, but enough rows
+// that adding to the gradient of the weight costs little beside the products.
+int64_t rows_per_chunk(int64_t classes, const Options& place) {
+  classes = std::max<int64_t>(1, classes);
+  if (!place.device.is_cuda()) {
+    return std::clamp<int64_t>((int64_t{1} << 21) / classes, 256, 4096);
+  }
+  const auto rows = static_cast<uint64_t>((int64_t{1} << 29) / (classes * size_of(place.dtype)));
+  return std::clamp<int64_t>(static_cast<int64_t>(std::bit_floor(rows)), 1024, 32768);
 }
 
 // Per chunk of rows: x = h Wᵀ, loss and gx = scale (softmax(x) − 1[target]) in place of x,
@@ -31,37 +38,36 @@ struct LinearCrossEntropy {
   Tensor forward(Forward& f, const Tensor& hidden, const Tensor& weight,
                  const Tensor& targets) const {
     const int64_t rows = targets.numel();
-    const int64_t chunk = std::min(rows, rows_per_chunk(weight.size(0)));
     const Options place{hidden.dtype(), hidden.device()};
+    const int64_t chunk = std::min(rows, rows_per_chunk(weight.size(0), place));
     const Tensor h = views::reshape(hidden, {rows, weight.size(1)});
+    const Tensor ids = views::reshape(targets, {rows});
     const Tensor logits = empty({chunk, weight.size(0)}, place);
+    const Tensor losses = empty({rows}, {DType::f64, place.device});
+    const Tensor scale = scale_of(targets);
     const Tensor gh = f.needs(0) ? empty(h.shape(), place) : Tensor();
     Tensor gw;
     if (f.needs(1)) gw = rows > 0 ? empty(weight.shape(), place) : zeros(weight.shape(), place);
-    const int64_t valid = detail::count_valid(targets, options.ignore_index);
-    const double scale = options.reduction == Reduction::mean
-                             ? 1 / static_cast<double>(std::max<int64_t>(1, valid))
-                             : 1;
-    double loss = 0;
     for (int64_t begin = 0; begin < rows; begin += chunk) {
       const int64_t end = std::min(rows, begin + chunk);
       const Tensor x = views::slice(logits, 0, 0, end - begin);
       const Tensor part = views::slice(h, 0, begin, end);
       kernels::gemm(x, part, views::transpose(weight, 0, 1));
-      loss += losses(x, targets.data<int64_t>() + begin, f.recording(), scale);
+      row_losses(views::slice(losses, 0, begin, end), x, views::slice(ids, 0, begin, end), scale,
+                 f.recording());
       if (gh.defined()) kernels::gemm(views::slice(gh, 0, begin, end), x, weight);
       if (gw.defined()) {
         kernels::gemm(gw, views::transpose(x, 0, 1), part, 1, begin == 0 ? 0 : 1);
       }
     }
     f.save(gh.defined() ? views::reshape(gh, hidden.shape()) : gh, gw);
-    return scalar(loss * scale, place);
+    return scaled_sum(losses, scale, place);
   }
 
   void backward(Backward& b) const {
-    const double g = b.grad().item();
+    const Tensor g = b.grad();
     for (int i = 0; i < 2; ++i) {
-      if (b.needs(i)) b.add(i, g == 1 ? b.saved(i) : b.saved(i) * g);
+      if (b.needs(i)) b.add(i, scaled(b.saved(i), g, b.keeps_graph()));
     }
   }
 
@@ -70,28 +76,73 @@ struct LinearCrossEntropy {
   }
 
  private:
-  // The sum of the losses of some rows of logits, which become their gradients when asked for.
-  double losses(const Tensor& logits, const int64_t* target, bool gradients, double scale) const {
-    const int64_t rows = logits.size(0);
+  // What the sum of the losses is multiplied by, () in f64.
+  Tensor scale_of(const Tensor& targets) const {
+    if constexpr (kCuda) {
+      if (targets.device().is_cuda()) return detail::loss_scale_cuda(targets, options);
+    }
+    const int64_t valid = detail::count_valid(targets, options.ignore_index);
+    const bool mean = options.reduction == Reduction::mean;
+    return scalar(mean ? 1 / static_cast<double>(std::max<int64_t>(1, valid)) : 1,
+                  {DType::f64, {}});
+  }
+
+  // The losses of some rows of logits, which become their gradients when asked for.
+  void row_losses(const Tensor& losses, const Tensor& logits, const Tensor& targets,
+                  const Tensor& scale, bool gradients) const {
+    if constexpr (kCuda) {
+      if (logits.device().is_cuda()) {
+        if (gradients) {
+          detail::row_losses_to_gradients_cuda(losses, logits, targets, options, scale);
+        } else {
+          detail::row_losses_cuda(losses, {}, logits, targets, options);
+        }
+        return;
+      }
+    }
     const int64_t n = logits.size(1);
     const double epsilon = options.label_smoothing;
-    const Tensor loss = zeros({rows}, {DType::f64, {}});
+    const int64_t* target = targets.data<int64_t>();
     visit_floating(name, logits.dtype(), [&]<class T>() {
-      detail::parallel_rows(rows, n, [&](int64_t row) {
+      detail::parallel_rows(logits.size(0), n, [&](int64_t row) {
         T* x = logits.data<T>() + row * n;
+        double& loss = losses.data<double>()[row];
         if (target[row] == options.ignore_index) {
+          loss = 0;
           if (gradients) std::fill(x, x + n, T(0));
           return;
         }
         const double lse = detail::row_logsumexp(x, n);
-        loss.data<double>()[row] = detail::row_cross_entropy(x, n, target[row], epsilon, lse);
+        loss = detail::row_cross_entropy(x, n, target[row], epsilon, lse);
         if (gradients) {
-          detail::row_cross_entropy_gradient(x, x, n, target[row], epsilon, lse, scale);
+          detail::row_cross_entropy_gradient(x, x, n, target[row], epsilon, lse,
+                                             scale.data<double>()[0]);
         }
       });
     });
-    const double* first = loss.data<double>();
-    return std::accumulate(first, first + rows, 0.0);
+  }
+
+  static Tensor scaled_sum(const Tensor& losses, const Tensor& scale, const Options& place) {
+    if constexpr (kCuda) {
+      if (place.device.is_cuda()) return detail::scaled_sum_cuda(losses, scale, place.dtype);
+    }
+    const double* first = losses.data<double>();
+    return scalar(std::accumulate(first, first + losses.numel(), 0.0) * scale.data<double>()[0],
+                  place);
+  }
+
+  // x g for a g of one element. On a device nobody looks at g: x is overwritten unless it is still
+  // needed, by a kernel that ends at once when g is 1.
+  static Tensor scaled(const Tensor& x, const Tensor& g, [[maybe_unused]] bool keep) {
+    if constexpr (kCuda) {
+      if (x.device().is_cuda()) {
+        if (keep) return x * g;
+        detail::scale_cuda(x, kernels::cast(g, x.dtype()));
+        return x;
+      }
+    }
+    const double factor = g.item();
+    return factor == 1 ? x : x * factor;
   }
 };
 

@@ -3,7 +3,9 @@
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/ops/elementwise.h"
+#include "tessera/autograd/ops/softmax_cuda.h"
 #include "tessera/autograd/ops/softmax_rows.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/ops/view.h"
@@ -37,19 +39,24 @@ Tensor map_rows(std::string_view op, const Fn& fn, const Tensor& first, const In
   return result;
 }
 
+Tensor on_device([[maybe_unused]] const Tensor& x, [[maybe_unused]] bool log) {
+  if constexpr (kCuda) return softmax_cuda(kernels::contiguous(x), log);
+  return {};
+}
+Tensor gradient_on_device([[maybe_unused]] const Tensor& y, [[maybe_unused]] const Tensor& g,
+                          [[maybe_unused]] bool log) {
+  if constexpr (kCuda) {
+    return softmax_backward_cuda(kernels::contiguous(y), kernels::contiguous(g), log);
+  }
+  return {};
+}
+
 // y = exp(x) / Σ exp(x), gx = y (g − Σ g y); along the last dimension.
 struct Softmax {
   static constexpr std::string_view name = "softmax";
 
   Tensor forward(Forward& f, const Tensor& x) const {
-    const Tensor y = map_rows(
-        name,
-        []<class T>(const std::array<const T*, 1>& in, T* out, int64_t n) {
-          const double total = detail::row_exponentials(in[0], out, n, detail::row_shift(in[0], n));
-          const T scale = static_cast<T>(total == 0 ? 0 : 1 / total);
-          for (int64_t i = 0; i < n; ++i) out[i] *= scale;
-        },
-        x);
+    const Tensor y = x.device().is_cuda() ? on_device(x, false) : on_cpu(x);
     f.save_output(y);
     return y;
   }
@@ -59,38 +66,40 @@ struct Softmax {
     const Tensor& g = b.grad();
     if (b.recording()) {
       b.add(0, y * (g - sum(g * y, {-1}, true)));
-      return;
+    } else {
+      b.add(0, y.device().is_cuda() ? gradient_on_device(y, g, false) : gradient_on_cpu(y, g));
     }
-    b.add(0, map_rows(
-                 name,
-                 []<class T>(const std::array<const T*, 2>& in, T* out, int64_t n) {
-                   const T* p = in[0];
-                   const T* q = in[1];
-                   T dot = 0;
+  }
+
+ private:
+  static Tensor on_cpu(const Tensor& x) {
+    return map_rows(
+        name,
+        []<class T>(const std::array<const T*, 1>& in, T* out, int64_t n) {
+          const double total = detail::row_exponentials(in[0], out, n, detail::row_shift(in[0], n));
+          const T scale = static_cast<T>(total == 0 ? 0 : 1 / total);
+          for (int64_t i = 0; i < n; ++i) out[i] *= scale;
+        },
+        x);
+  }
+  static Tensor gradient_on_cpu(const Tensor& y, const Tensor& g) {
+    return map_rows(
+        name,
+        []<class T>(const std::array<const T*, 2>& in, T* out, int64_t n) {
+          const T* p = in[0];
+          const T* q = in[1];
+          T dot = 0;
 #pragma omp simd reduction(+ : dot)
-                   for (int64_t i = 0; i < n; ++i) dot += p[i] * q[i];
-                   for (int64_t i = 0; i < n; ++i) out[i] = p[i] * (q[i] - dot);
-                 },
-                 y, g));
+          for (int64_t i = 0; i < n; ++i) dot += p[i] * q[i];
+          for (int64_t i = 0; i < n; ++i) out[i] = p[i] * (q[i] - dot);
+        },
+        y, g);
   }
 };
 
 // 1 for rows with a finite entry, 0 for rows of −∞: (…, C) → (…, 1).
 Tensor live_rows(const Tensor& y) {
-  Shape shape = y.shape();
-  const int64_t n = shape.back();
-  shape.back() = 1;
-  const Tensor dense = kernels::contiguous(y.detach());
-  const Tensor live = empty(shape, {y.dtype(), y.device()});
-  visit_floating("log_softmax", y.dtype(), [&]<class T>() {
-    const T* from = dense.data<T>();
-    for (int64_t row = 0; row < live.numel(); ++row) {
-      const T* end = from + (row + 1) * n;
-      live.data<T>()[row] =
-          std::any_of(end - n, end, [](T v) { return v != T(kLowest); }) ? T(1) : T(0);
-    }
-  });
-  return live;
+  return gt(sum(exp(y.detach()), {-1}, true), 0.5).to(y.dtype());
 }
 
 // y = x − log Σ exp(x), gx = g − exp(y) Σ g; along the last dimension.
@@ -98,14 +107,7 @@ struct LogSoftmax {
   static constexpr std::string_view name = "log_softmax";
 
   Tensor forward(Forward& f, const Tensor& x) const {
-    const Tensor y = map_rows(
-        name,
-        []<class T>(const std::array<const T*, 1>& in, T* out, int64_t n) {
-          const double total = detail::row_logsumexp(in[0], n);
-          const T shift = static_cast<T>(total == kLowest ? 0 : total);
-          for (int64_t i = 0; i < n; ++i) out[i] = in[0][i] - shift;
-        },
-        x);
+    const Tensor y = x.device().is_cuda() ? on_device(x, true) : on_cpu(x);
     f.save_output(y);
     return y;
   }
@@ -115,21 +117,36 @@ struct LogSoftmax {
     const Tensor& g = b.grad();
     if (b.recording()) {
       b.add(0, live_rows(y) * (g - softmax(y, -1) * sum(g, {-1}, true)));
-      return;
+    } else {
+      b.add(0, y.device().is_cuda() ? gradient_on_device(y, g, true) : gradient_on_cpu(y, g));
     }
-    b.add(0, map_rows(
-                 name,
-                 []<class T>(const std::array<const T*, 2>& in, T* out, int64_t n) {
-                   T total = 0;
+  }
+
+ private:
+  static Tensor on_cpu(const Tensor& x) {
+    return map_rows(
+        name,
+        []<class T>(const std::array<const T*, 1>& in, T* out, int64_t n) {
+          const double total = detail::row_logsumexp(in[0], n);
+          const T shift = static_cast<T>(total == kLowest ? 0 : total);
+          for (int64_t i = 0; i < n; ++i) out[i] = in[0][i] - shift;
+        },
+        x);
+  }
+  static Tensor gradient_on_cpu(const Tensor& y, const Tensor& g) {
+    return map_rows(
+        name,
+        []<class T>(const std::array<const T*, 2>& in, T* out, int64_t n) {
+          T total = 0;
 #pragma omp simd reduction(+ : total)
-                   for (int64_t i = 0; i < n; ++i) total += in[1][i];
-                   if (detail::row_exponentials(in[0], out, n, T(0)) == 0) {
-                     std::fill(out, out + n, T(0));
-                     return;
-                   }
-                   for (int64_t i = 0; i < n; ++i) out[i] = in[1][i] - out[i] * total;
-                 },
-                 y, g));
+          for (int64_t i = 0; i < n; ++i) total += in[1][i];
+          if (detail::row_exponentials(in[0], out, n, T(0)) == 0) {
+            std::fill(out, out + n, T(0));
+            return;
+          }
+          for (int64_t i = 0; i < n; ++i) out[i] = in[1][i] - out[i] * total;
+        },
+        y, g);
   }
 };
 
