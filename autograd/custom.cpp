@@ -75,7 +75,8 @@ TensorList checkpoint(const Segment& fn, const TensorList& inputs) {
   // Parameters captured by fn may want gradients even when no input does: a marker input that
   // requires one keeps the segment on the tape.
   TensorList marked = inputs;
-  marked.push_back(Tensor(std::make_shared<Storage>(4, Device{}), {1}, {1}, 0, DType::f32));
+  const Device device = inputs.empty() ? Device{} : inputs[0].device();
+  marked.push_back(Tensor(std::make_shared<Storage>(4, device), {1}, {1}, 0, DType::f32));
   marked.back().set_requires_grad();
   const Segment without_marker = [fn](const TensorList& all) {
     return fn(TensorList(all.begin(), all.end() - 1));
