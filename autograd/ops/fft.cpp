@@ -354,8 +354,14 @@ Tensor fft_convolve(const Tensor& x, const Tensor& h) {
   check(x.rank() >= 1 && h.rank() >= 1 && x.size(-1) >= 1 && h.size(-1) >= 1,
         "fft_convolve: wants x (…, n) and h (…, m) with n, m ≥ 1, got {} and {}", x.shape(),
         h.shape());
-  check(x.dtype() == h.dtype(), "fft_convolve: x is {}, but h is {}; convert one with to()",
-        x.dtype(), h.dtype());
+  check(x.dtype() == h.dtype() && x.device() == h.device(),
+        "fft_convolve: x is {} on {}, but h is {} on {}; convert one with to()", x.dtype(),
+        x.device(), h.dtype(), h.device());
+  // The spectra of halves stay in f32.
+  if (is_half(x.dtype())) {
+    check_floating("fft_convolve", x);
+    return fft_convolve(x.to(DType::f32), h.to(DType::f32)).to(x.dtype());
+  }
   Shape rows_x = x.shape();
   Shape rows_h = h.shape();
   rows_x.pop_back();
