@@ -25,6 +25,7 @@
 
 #include "tessera/autograd/registry.h"
 #include "tessera/autograd/tape.h"
+#include "tessera/core/allocator.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/random.h"
@@ -37,6 +38,13 @@ constexpr DType kFloating[] = {DType::f64, DType::f32, DType::bf16, DType::f16};
 inline bool has_gpu() {
   if (cuda_device_count() > 0) return true;
   MESSAGE("no CUDA device here: skipped");
+  return false;
+}
+
+inline bool has_gpu_memory(int64_t bytes) {
+  if (!has_gpu()) return false;
+  if (allocator(kGpu).limit() > bytes) return true;
+  MESSAGE("needs " << bytes << " bytes on the device: skipped");
   return false;
 }
 

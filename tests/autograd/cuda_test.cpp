@@ -5,6 +5,14 @@
 #include <cstdlib>
 #include <regex>
 
+#include "tessera/autograd/ops/activation.h"
+#include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/norm.h"
+#include "tessera/autograd/ops/scan.h"
+#include "tessera/autograd/ops/softmax.h"
+#include "tessera/autograd/ops/sum.h"
+#include "tessera/autograd/ops/view.h"
+#include "tessera/core/view.h"
 #include "tessera/tests/support.h"
 
 using namespace tessera;
@@ -87,6 +95,35 @@ void check_mixed_devices(Failures& failures, const OpInfo& op, const OpSample& s
   }
 }
 
+using Unary = std::function<Tensor(const Tensor&)>;
+
+// On rows that are all alike, f and its gradient give in every row of a large tensor what they give
+// in a small one. `f` maps rows to rows.
+void check_large(Failures& failures, const std::string& name, const Tensor& row, int64_t rows,
+                 const Unary& f) {
+  const auto run = [&](int64_t count) {
+    Tensor x = kernels::clone(views::expand(row, {count, row.numel()}));
+    x.set_requires_grad();
+    const Tensor y = f(x);
+    return TensorList{y.detach(), grad({y}, {x}, {kernels::clone(y.detach())})[0]};
+  };
+  attempt(failures, name, "large", [&] {
+    const TensorList small = run(8), large = run(rows);
+    for (size_t i = 0; i < small.size(); ++i) {
+      const Tensor want = kernels::to_device(views::select(small[i], 0, 3), {});
+      for (int64_t at : {int64_t{0}, rows / 2 + 1, rows - 4, rows - 1}) {
+        const Tensor got = kernels::to_device(views::select(large[i], 0, at), {});
+        const Distance d = distance(got, want);
+        failures.compared();
+        if (d.worst <= unit_in_last_place(DType::bf16) * d.scale) continue;
+        failures.add(name, fmt::format("{} row {} entry {}: {:.6g}, in a small tensor {:.6g}",
+                                       i == 0 ? "result" : "gradient", at, d.at, d.got, d.want));
+      }
+    }
+  });
+  allocator(kGpu).release_cached();
+}
+
 }  // namespace
 
 TEST_SUITE("cuda") {
@@ -100,6 +137,28 @@ TEST_SUITE("cuda") {
       }
       failures.report();
     }
+  }
+
+  TEST_CASE("ops take tensors of more than 2³¹ elements") {
+    constexpr int64_t kRow = 1 << 14;
+    constexpr int64_t kRows = (1 << 17) + 5;  // 2³¹ elements and five rows
+    if (!has_gpu_memory(10 * 2 * kRow * kRows)) return;
+    Failures failures("large tensors");
+    const Tensor row = placed(samples::normal({1, kRow}), DType::bf16, kGpu);
+    const Tensor other = placed(samples::uniform({kRow}, 0.5, 2), DType::bf16, kGpu);
+    const std::pair<const char*, Unary> functions[] = {
+        {"gelu", [](const Tensor& x) { return gelu(x); }},
+        {"mul, broadcast", [&](const Tensor& x) { return mul(x, other); }},
+        {"sum of rows", [](const Tensor& x) { return sum(x, {1}, true); }},
+        {"softmax", [](const Tensor& x) { return softmax(x, -1); }},
+        {"layer_norm", [&](const Tensor& x) { return layer_norm(x, other, other); }},
+        {"slice", [](const Tensor& x) { return slice(x, 1, 1, kRow, 2); }},
+        {"transposed and back",
+         [](const Tensor& x) { return transpose(contiguous(transpose(x, 0, 1)), 0, 1); }},
+        {"cumsum", [](const Tensor& x) { return cumsum(x, 1); }},
+    };
+    for (const auto& [name, f] : functions) check_large(failures, name, row, kRows, f);
+    failures.report();
   }
 
   TEST_CASE("every registered op refuses inputs on different devices") {

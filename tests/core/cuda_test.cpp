@@ -1,5 +1,4 @@
 // The CUDA runtime under the ops: copies, fills, memory, recorded graphs, errors.
-#include "tessera/core/allocator.h"
 #include "tessera/core/cuda/capture.h"
 #include "tessera/core/kernels/fill.h"
 #include "tessera/core/view.h"
@@ -41,12 +40,6 @@ std::vector<Tensor> views_of(DType dtype, Device device) {
           views::slice(base({64, 32}), 1, 8, 24),
           base({0, 3}),
           base({})};
-}
-
-bool fits(int64_t bytes) {
-  if (has_gpu() && allocator(kGpu).limit() > bytes) return true;
-  MESSAGE("needs " << bytes << " bytes of device memory: skipped");
-  return false;
 }
 
 }  // namespace
@@ -299,9 +292,9 @@ TEST_SUITE("cuda") {
   TEST_CASE("tensors of more than 2³¹ elements are copied, filled and converted whole") {
     constexpr int64_t kRow = 1 << 16;
     constexpr int64_t kRows = (1 << 15) + 3;  // 2³¹ elements and three rows
-    if (!fits(4 * kRow * kRows + (int64_t{1} << 30))) return;
+    if (!has_gpu_memory(4 * kRow * kRows + (int64_t{1} << 30))) return;
     const Tensor row = counting({kRow}, DType::i64);
-      const Tensor bytes = on_gpu(kernels::cast(row, DType::u8));
+    const Tensor bytes = on_gpu(kernels::cast(row, DType::u8));
     const Tensor large = empty({kRows, kRow}, {DType::u8, kGpu});
     kernels::copy(large, views::expand(views::unsqueeze(bytes, 0), {kRows, kRow}));
     const Tensor halves = kernels::cast(large, DType::bf16);
