@@ -18,6 +18,10 @@ struct Elements {
   explicit Elements(const Tensor& x) : data(x.raw_data()), dtype(x.dtype()) {}
 
   bool wide() const { return size_of(dtype) == 8; }
+  __device__ float half(int64_t i) const {
+    return dtype == DType::bf16 ? convert<float>(static_cast<const bfloat16*>(data)[i])
+                                : convert<float>(static_cast<const float16*>(data)[i]);
+  }
 
   template <class W>
   __device__ W at(int64_t i) const {
@@ -30,6 +34,9 @@ struct Elements {
         return static_cast<W>(static_cast<const int64_t*>(data)[i]);
       case DType::i32:
         return static_cast<W>(static_cast<const int32_t*>(data)[i]);
+      case DType::bf16:
+      case DType::f16:
+        return static_cast<W>(half(i));
       default:
         return static_cast<W>(static_cast<const uint8_t*>(data)[i]);
     }
@@ -41,8 +48,8 @@ struct Elements {
   }
   // Keys order like their elements; zeros of both signs are equal, and so are all NaN.
   __device__ uint64_t key(int64_t i) const {
-    if (dtype == DType::f32) {
-      const float x = static_cast<const float*>(data)[i];
+    if (dtype == DType::f32 || is_half(dtype)) {
+      const float x = dtype == DType::f32 ? static_cast<const float*>(data)[i] : half(i);
       const unsigned bits = x == 0 ? 0u : __float_as_uint(x);
       return x != x ? 0xffffffffu : bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
     }
@@ -84,6 +91,12 @@ struct Results {
         return;
       case DType::i32:
         static_cast<int32_t*>(data)[i] = static_cast<int32_t>(value);
+        return;
+      case DType::bf16:
+        static_cast<bfloat16*>(data)[i] = convert<bfloat16>(value);
+        return;
+      case DType::f16:
+        static_cast<float16*>(data)[i] = convert<float16>(value);
         return;
       case DType::boolean:
         static_cast<bool*>(data)[i] = value != W{};

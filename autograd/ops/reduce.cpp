@@ -17,6 +17,7 @@
 namespace tessera {
 namespace {
 
+using detail::Halves;
 using detail::RowView;
 
 // fn(x, y, r) with the r-th row of x (R, N) and the r-th element of y (R).
@@ -241,7 +242,7 @@ Tensor best_rows(const Tensor& x, bool largest, std::string_view op) {
 
 ValuesIndices extremum(const Tensor& x, const Shape& dims, bool keep_dims, bool largest,
                        std::string_view op) {
-  const RowView view(x, dims, op);
+  const RowView view(x, dims, op, Halves::kept_on_cuda);
   const Tensor index = best_rows(view.matrix(), largest, op);
   const Tensor values = gather(view.matrix(), 1, unsqueeze(index, 1));
   return {view.reduced(values, keep_dims), view.reduced(index, keep_dims)};
@@ -249,7 +250,7 @@ ValuesIndices extremum(const Tensor& x, const Shape& dims, bool keep_dims, bool 
 
 Tensor best_index(const Tensor& x, int64_t dim, bool keep_dims, bool largest, std::string_view op) {
   NoGrad off;
-  const RowView view = detail::rows_along(x, dim, op);
+  const RowView view = detail::rows_along(x, dim, op, Halves::kept_on_cuda);
   return view.reduced(best_rows(view.matrix(), largest, op), keep_dims);
 }
 
@@ -299,7 +300,8 @@ template <bool kRoot>
 Tensor variance(const Tensor& x, const Shape& dims, int64_t correction, bool keep_dims) {
   using Op = Variance<kRoot>;
   check(correction >= 0, "{}: correction {} is negative", Op::name, correction);
-  const RowView view(is_integral(x.dtype()) ? detail::as_floating(x) : x, dims, Op::name);
+  const RowView view(is_integral(x.dtype()) ? detail::as_floating(x) : x, dims, Op::name,
+                     Halves::kept_on_cuda);
   return view.reduced(apply(Op{correction}, view.matrix()), keep_dims);
 }
 

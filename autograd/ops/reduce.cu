@@ -149,7 +149,7 @@ struct Moments {
 
   __device__ State identity() const { return {0, 0}; }
   __device__ void absorb(State& s, int64_t at, int64_t, int64_t row) const {
-    const double d = static_cast<double>(x[at]) - static_cast<double>(x[row]);
+    const double d = convert<double>(x[at]) - convert<double>(x[row]);
     s.sum += d;
     s.squares += d * d;
   }
@@ -159,13 +159,13 @@ struct Moments {
     if (squares < 0) squares = 0;
     if (y != nullptr) {
       const double variance = squares / divisor;
-      y[r] = static_cast<T>(root ? ::sqrt(variance) : variance);
+      y[r] = convert<T>(root ? ::sqrt(variance) : variance);
       return;
     }
     double scale = 2 / divisor;
     if (root) scale = squares == 0 ? 0 : 1 / ::sqrt(squares * divisor);
-    mean_and_scale[2 * r] = static_cast<double>(x[row]) + s.sum / size;
-    mean_and_scale[2 * r + 1] = scale * static_cast<double>(grad[r]);
+    mean_and_scale[2 * r] = convert<double>(x[row]) + s.sum / size;
+    mean_and_scale[2 * r + 1] = scale * convert<double>(grad[r]);
   }
 };
 
@@ -224,8 +224,8 @@ __global__ void variance_gradient(T* gx, const T* x, const double* mean_and_scal
                                   int64_t size, int64_t stride, int64_t step) {
   for (int64_t k = cuda::thread_index(); k < total; k += cuda::thread_count()) {
     const int64_t r = k / size;
-    const double value = static_cast<double>(x[r * stride + (k - r * size) * step]);
-    gx[k] = static_cast<T>(mean_and_scale[2 * r + 1] * (value - mean_and_scale[2 * r]));
+    const double value = convert<double>(x[r * stride + (k - r * size) * step]);
+    gx[k] = convert<T>(mean_and_scale[2 * r + 1] * (value - mean_and_scale[2 * r]));
   }
 }
 
@@ -261,7 +261,7 @@ Tensor best_rows_cuda(const Tensor& x, bool largest) {
 
 Tensor variance_rows_cuda(const Tensor& x, double divisor, bool root) {
   const Tensor y = row_results(x);
-  visit_floating("var", x.dtype(), [&]<class T>() {
+  cuda::visit_floating("var", x.dtype(), [&]<class T>() {
     Moments<T> op = moments_of<T>(x, divisor, root);
     op.y = cuda::data<T>(y);
     reduce("var", op, x);
@@ -274,7 +274,7 @@ Tensor variance_backward_cuda(const Tensor& x, const Tensor& grad, double diviso
   if (x.numel() == 0) return gx;
   const Tensor g = kernels::contiguous(grad);
   const Tensor statistics = empty({x.size(0), 2}, {DType::f64, x.device()});
-  visit_floating("var", x.dtype(), [&]<class T>() {
+  cuda::visit_floating("var", x.dtype(), [&]<class T>() {
     Moments<T> op = moments_of<T>(x, divisor, root);
     op.grad = cuda::data<T>(g);
     op.mean_and_scale = cuda::data<double>(statistics);

@@ -1,5 +1,5 @@
-// Reductions of the rows of a matrix x (R, N) of any strides on a CUDA device. Floats are f32 or
-// f64; results have their dtype.
+// Reductions of the rows of a matrix x (R, N) of any strides on a CUDA device. Results
+// have its dtype; best rows and variances are taken of halves too, in f32 and f64.
 #pragma once
 
 #include "tessera/core/tensor.h"

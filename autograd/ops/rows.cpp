@@ -10,7 +10,8 @@ Tensor as_floating(const Tensor& x) {
   return is_integral(x.dtype()) || is_half(x.dtype()) ? cast(x, DType::f32) : x;
 }
 
-RowView::RowView(const Tensor& x, const Shape& dims, std::string_view op) : dtype_(x.dtype()) {
+RowView::RowView(const Tensor& x, const Shape& dims, std::string_view op, Halves halves)
+    : dtype_(x.dtype()) {
   const Shape moved = normalize_dims(dims, x.rank(), op);
   with_ones_ = x.shape();
   Shape order;
@@ -31,7 +32,8 @@ RowView::RowView(const Tensor& x, const Shape& dims, std::string_view op) : dtyp
   }
   int64_t size = 1;
   for (int64_t d : moved) size *= x.shape()[d];
-  const Tensor full = is_half(dtype_) ? cast(x, DType::f32) : x;
+  const bool kept = halves == Halves::kept_on_cuda && x.device().is_cuda();
+  const Tensor full = is_half(dtype_) && !kept ? cast(x, DType::f32) : x;
   matrix_ = reshape(in_place ? full : permute(full, order), {kept_.numel(), size});
 }
 
@@ -50,8 +52,8 @@ Tensor RowView::along(const Tensor& y) const {
   return restored(back_[back_.rank() - 1] == back_.rank() - 1 ? z : permute(z, back_));
 }
 
-RowView rows_along(const Tensor& x, int64_t dim, std::string_view op) {
-  return {x, {normalize_dim(dim, x.rank(), op)}, op};
+RowView rows_along(const Tensor& x, int64_t dim, std::string_view op, Halves halves) {
+  return {x, {normalize_dim(dim, x.rank(), op)}, op, halves};
 }
 
 }  // namespace tessera::detail

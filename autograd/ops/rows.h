@@ -9,10 +9,12 @@
 namespace tessera::detail {
 
 // x seen as a matrix (rows, size): `dims` (empty: all) moved to the end and flattened. Halves are
-// computed in f32.
+// computed in f32: converted here, or by the kernels themselves for an op that has such on CUDA.
+enum class Halves { converted, kept_on_cuda };
 class RowView {
  public:
-  RowView(const Tensor& x, const Shape& dims, std::string_view op);
+  RowView(const Tensor& x, const Shape& dims, std::string_view op,
+          Halves halves = Halves::converted);
 
   const Tensor& matrix() const { return matrix_; }
   int64_t rows() const { return matrix_.size(0); }
@@ -33,7 +35,8 @@ class RowView {
 };
 
 // RowView along exactly one dimension.
-RowView rows_along(const Tensor& x, int64_t dim, std::string_view op);
+RowView rows_along(const Tensor& x, int64_t dim, std::string_view op,
+                   Halves halves = Halves::converted);
 
 // Integers and halves as f32; differentiable.
 Tensor as_floating(const Tensor& x);

@@ -16,6 +16,7 @@
 namespace tessera {
 namespace {
 
+using detail::Halves;
 using detail::parallel_rows;
 using detail::RowView;
 
@@ -259,7 +260,8 @@ OpInfo scan_row(const char* name, const char* formula, const Scan& f, const Scan
 // op on the rows of x along dim; its definition for the comparison of values.
 template <class Op>
 Tensor along(const Op& op, const Tensor& x, int64_t dim) {
-  const RowView view = detail::rows_along(x, dim, Op::name);
+  const Halves halves = std::is_same_v<Op, Cumsum> ? Halves::kept_on_cuda : Halves::converted;
+  const RowView view = detail::rows_along(x, dim, Op::name, halves);
   return view.along(apply(op, view.matrix()));
 }
 template <class Op>
@@ -308,7 +310,7 @@ Tensor cumprod(const Tensor& x, int64_t dim) {
 }
 
 ValuesIndices cummax(const Tensor& x, int64_t dim) {
-  const RowView view = detail::rows_along(x, dim, "cummax");
+  const RowView view = detail::rows_along(x, dim, "cummax", Halves::kept_on_cuda);
   const Tensor index = running_best(view.matrix());
   return {view.along(gather(view.matrix(), 1, index)), view.along(index)};
 }

@@ -1,5 +1,5 @@
 // Scans of the rows of dense matrices (R, N) on a CUDA device. Sums and products of floats are
-// carried in f64, of integers in i64; results have the dtype of x.
+// carried in f64, of integers in i64; results have the dtype of x, any one.
 #pragma once
 
 #include "tessera/core/tensor.h"

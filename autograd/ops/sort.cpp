@@ -18,6 +18,7 @@
 namespace tessera {
 namespace {
 
+using detail::Halves;
 using detail::RowView;
 
 template <class T>
@@ -150,25 +151,25 @@ const RegisterOp unique_row{integer_row("unique", "the distinct entries in ascen
 }  // namespace
 
 ValuesIndices topk(const Tensor& x, int64_t k, int64_t dim, bool largest) {
-  const RowView view = detail::rows_along(x, dim, "topk");
+  const RowView view = detail::rows_along(x, dim, "topk", Halves::kept_on_cuda);
   check(k >= 0 && k <= view.size(), "topk: k = {} of the {} entries along dimension {} of {}", k,
         view.size(), dim, x.shape());
   return take(view, sorted_rows(view.matrix(), k, largest));
 }
 
 ValuesIndices sort(const Tensor& x, int64_t dim, bool descending) {
-  const RowView view = detail::rows_along(x, dim, "sort");
+  const RowView view = detail::rows_along(x, dim, "sort", Halves::kept_on_cuda);
   return take(view, sorted_rows(view.matrix(), view.size(), descending));
 }
 
 Tensor argsort(const Tensor& x, int64_t dim, bool descending) {
   NoGrad off;
-  const RowView view = detail::rows_along(x, dim, "argsort");
+  const RowView view = detail::rows_along(x, dim, "argsort", Halves::kept_on_cuda);
   return view.along(sorted_rows(view.matrix(), view.size(), descending));
 }
 
 ValuesIndices kth_value(const Tensor& x, int64_t k, int64_t dim, bool keep_dims) {
-  const RowView view = detail::rows_along(x, dim, "kth_value");
+  const RowView view = detail::rows_along(x, dim, "kth_value", Halves::kept_on_cuda);
   check(k >= 1 && k <= view.size(),
         "kth_value: k = {} is not in 1 … {}, the size of dimension {} of {}", k, view.size(), dim,
         x.shape());
