@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "tessera/autograd/ops/norm_rows_cuda.h"
 #include "tessera/core/create.h"
 #include "tessera/core/cuda/kernel.h"
@@ -74,12 +76,25 @@ __device__ void add_to(cuda::Vector<T, V>& x, const cuda::Vector<T, V>& branch) 
   for (int e = 0; e < V; ++e) x[e] = convert<T>(convert<C>(x[e]) + convert<C>(branch[e]));
 }
 
+// Warps per block such that two blocks' registers hold, for E columns per lane, so many arrays of
+// sums and parameters and so many rows.
+template <class T, int E, bool kVector, int kArrays, int kRows>
+constexpr int warps_that_fit() {
+  constexpr int kWide = static_cast<int>(sizeof(Compute<T>));
+  constexpr int kElement = kVector ? static_cast<int>(sizeof(T)) : kWide;
+  constexpr int kRegisters = E * (kArrays * kWide + kRows * kElement) / 4 + 48;
+  return std::clamp(1024 / kRegisters, 4, 8);
+}
+template <class T, int E, bool kVector>
+constexpr int kForwardWarps = warps_that_fit<T, E, kVector, 2, 2>();
+template <class T, int E, bool kVector>
+constexpr int kBackwardWarps = warps_that_fit<T, E, kVector, 3, 3>();
+
 // A warp per row, the row in registers: E elements per lane, in vectors of V. Parameters stay in
 // registers for all rows of a warp.
-constexpr unsigned kForwardThreads = 256;
-
 template <class T, int E, bool kVector>
-__global__ void __launch_bounds__(kForwardThreads, 2) forward_warp_kernel(ForwardArguments<T> p) {
+__global__ void __launch_bounds__(kForwardWarps<T, E, kVector> * 32, 2)
+    forward_warp_kernel(ForwardArguments<T> p) {
   using C = Compute<T>;
   constexpr int V = kVector ? cuda::kVectorSize<T> : 1;
   constexpr int N = E / V;
@@ -152,24 +167,15 @@ __global__ void __launch_bounds__(kForwardThreads, 2) forward_warp_kernel(Forwar
   }
 }
 
-// As many warps per block as two blocks' registers allow.
-template <class T, int E>
-constexpr int kBackwardWarps = [] {
-  constexpr int kWords = static_cast<int>(sizeof(Compute<T>)) / 4;
-  constexpr int kRegisters = 3 * E * kWords + 3 * E * static_cast<int>(sizeof(T)) / 4 + 32;
-  constexpr int kFit = 1024 / kRegisters;
-  return kFit < 4 ? 4 : kFit > 8 ? 8 : kFit;
-}();
-
 // A warp strides over rows and owns the same columns in each, so the sums for weight and bias stay
 // in its registers; in the end the warps of a block are added in order.
 template <class T, int E, bool kVector>
-__global__ void __launch_bounds__(kBackwardWarps<T, E> * 32, 2)
+__global__ void __launch_bounds__(kBackwardWarps<T, E, kVector> * 32, 2)
     backward_warp_kernel(BackwardArguments<T> p) {
   using C = Compute<T>;
   constexpr int V = kVector ? cuda::kVectorSize<T> : 1;
   constexpr int N = E / V;
-  constexpr unsigned kWarps = kBackwardWarps<T, E>;
+  constexpr unsigned kWarps = kBackwardWarps<T, E, kVector>;
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const int size = static_cast<int>(p.size);
   const auto column = [lane](int j) { return (j * static_cast<int>(kWarp) + lane) * V; };
@@ -496,9 +502,10 @@ void run(const NormRows& o, const NormRows::Forward& f) {
   const int64_t processors = cuda::multiprocessors(device);
   if (fits_a_warp<T>(o.size)) {
     visit_width<T>(o.size, vector, [&]<int E, bool kVector>() {
+      constexpr int kWarps = kForwardWarps<T, E, kVector>;
       const int64_t most = processors * (E <= 16 ? 4 : 2);
       cuda::launch(o.op, device, forward_warp_kernel<T, E, kVector>,
-                   cuda::blocks_for(rows, kForwardThreads / kWarp, most), kForwardThreads, 0, p);
+                   cuda::blocks_for(rows, kWarps, most), kWarps * kWarp, 0, p);
     });
     return;
   }
@@ -543,7 +550,7 @@ void run_back(const NormRows& o, const NormRows::Backward& b) {
   };
   if (in_warp) {
     visit_width<T>(o.size, vector, [&]<int E, bool kVector>() {
-      constexpr int kWarps = kBackwardWarps<T, E>;
+      constexpr int kWarps = kBackwardWarps<T, E, kVector>;
       launch(backward_warp_kernel<T, E, kVector>, kWarps, kWarps * kWarp, sum_bytes);
     });
   } else {

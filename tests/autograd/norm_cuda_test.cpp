@@ -61,7 +61,7 @@ void check_close(const Tensor& got, const Tensor& wanted, double relative) {
   bool finite = true;
   for (size_t i = 0; i < a.size(); ++i) {
     finite = finite && std::isfinite(a[i]);
-    worst = std::max(worst, std::abs(a[i] - b[i]) / std::max({std::abs(b[i]), size, 1e-3}));
+    worst = std::max(worst, std::abs(a[i] - b[i]) / std::max({std::abs(b[i]), size, 1.0}));
   }
   CHECK(finite);
   CHECK(worst <= relative);
