@@ -268,8 +268,7 @@ inline void compare_bits(Failures& failures, const std::string& subject, const s
   for (size_t i = 0; i < std::min(first.size(), second.size()); ++i) {
     failures.compared();
     if (same_bits(first[i].second, second[i].second)) continue;
-    failures.add(subject,
-                 fmt::format("[{}] {}: other bits in a second run", label, first[i].first));
+    failures.add(subject, fmt::format("[{}] {}: other bits than at first", label, first[i].first));
   }
 }
 

@@ -1,7 +1,7 @@
 // Every registered op on a CUDA device, on every one of its samples and in every floating dtype:
-// results and gradients against the CPU in f64, the same bits in a second run, and refusal of
-// inputs that lie on different devices. TESSERA_TEST_OPS (a regular expression of names) picks some
-// ops.
+// results and gradients against the CPU in f64, the same bits in a second run and when replayed
+// from a recorded graph, and refusal of inputs that lie on different devices. TESSERA_TEST_OPS (a
+// regular expression of names) picks some ops.
 #include <cstdlib>
 #include <regex>
 
@@ -12,6 +12,7 @@
 #include "tessera/autograd/ops/softmax.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/ops/view.h"
+#include "tessera/core/cuda/capture.h"
 #include "tessera/core/view.h"
 #include "tessera/tests/support.h"
 
@@ -66,6 +67,49 @@ void check_case(Failures& failures, const Case& c) {
   if (attempt(failures, subject, label, [&] { again = c.on_gpu(c.sample.run); })) {
     compare_bits(failures, subject, label, got, again);
   }
+}
+
+// The op and its gradient recorded into a graph: nothing in them waits for the device, and a replay
+// gives the bits of the eager run.
+void check_recording(Failures& failures, const OpInfo& op, const OpSample& sample) {
+  const TensorList inputs = inputs_for(sample.inputs, DType::f32, DType::f32, kGpu, op.orders >= 1);
+  TensorList wanted, weights;
+  for (const Tensor& x : inputs) {
+    if (x.defined() && x.requires_grad()) wanted.push_back(x);
+  }
+  const auto work = [&] {
+    RandomScope scope(7);
+    TensorList results, used;
+    for (const Tensor& y : sample.run(inputs)) {
+      if (!y.defined()) continue;
+      results.push_back(y.detach());
+      if (y.requires_grad()) used.push_back(y);
+    }
+    for (size_t i = weights.size(); i < used.size(); ++i) {
+      weights.push_back(cotangent(used[i], i, DType::f32));
+    }
+    if (used.empty() || wanted.empty()) return results;
+    for (const Tensor& g : grad(used, wanted, weights)) {
+      if (g.defined()) results.push_back(g);
+    }
+    return results;
+  };
+  const auto named = [](const TensorList& results) {
+    Results list;
+    for (size_t i = 0; i < results.size(); ++i) {
+      list.emplace_back("result " + std::to_string(i), kernels::to_device(results[i], {}));
+    }
+    return list;
+  };
+  attempt(failures, op.name, sample.label, [&] {
+    const Results eager = named(work());
+    TensorList recorded;
+    if constexpr (kCuda) {
+      const CapturedGraph graph(kGpu, [&] { recorded = work(); });
+      graph.replay();
+      compare_bits(failures, op.name, sample.label + ", recorded", eager, named(recorded));
+    }
+  });
 }
 
 // Calls with one input left on the CPU.
@@ -137,6 +181,16 @@ TEST_SUITE("cuda") {
       }
       failures.report();
     }
+  }
+
+  TEST_CASE("every registered op can be recorded into a graph and replayed to the same bits") {
+    if (!has_gpu()) return;
+    Failures failures("recorded ops");
+    for (const OpInfo* op : chosen_ops()) {
+      CAPTURE(op->name);
+      for (const OpSample& sample : op->samples()) check_recording(failures, *op, sample);
+    }
+    failures.report();
   }
 
   TEST_CASE("ops take tensors of more than 2³¹ elements") {
