@@ -26,8 +26,8 @@ struct AxisTable {
   AxisTable transposed() const;
 };
 
-// Applies the table to every line of x along dim, whose size must be table.in. f32 and f64, on CUDA the
-// halves too; differentiable any number of times. `op` begins errors.
+// Applies the table to every line of x along dim, whose size must be table.in. f32 and f64,
+// on CUDA the halves too; differentiable any number of times. `op` begins errors.
 Tensor axis_map(const Tensor& x, int64_t dim, AxisTable table, std::string_view op = "axis_map");
 
 }  // namespace tessera

@@ -1,5 +1,5 @@
 // Convolution (cross-correlation, as everywhere in the field) and its transpose in one, two and
-// three dimensions. f32 and f64, differentiable any number of times.
+// three dimensions. f32 and f64, on CUDA the halves too; differentiable any number of times.
 #pragma once
 
 #include "tessera/core/tensor.h"

@@ -221,6 +221,81 @@ __global__ void depthwise_input_kernel(cuda::Windows<R> window, int64_t planes,
   }
 }
 
+// The same for windows in two dimensions with stride and dilation 1: a thread walks down the image
+// and has kStrip results in flight, so that every element is read once for all of them. With the
+// weights turned round and padding kernel − 1 − padding this is the gradient of the input.
+constexpr int kStrip = 4;
+
+struct DenseWindow {
+  int in[2], kernel[2], padding[2];
+  cuda::Divider width;  // of the result
+  int height;
+  unsigned size;  // threads of a plane: a strip of rows and a column each
+  bool turned;
+
+  DenseWindow(const Window& w, bool backward) : turned(backward) {
+    const Shape &from = backward ? w.out : w.in, &to = backward ? w.in : w.out;
+    for (int d = 0; d < 2; ++d) {
+      in[d] = static_cast<int>(from[d]);
+      kernel[d] = static_cast<int>(w.kernel[d]);
+      padding[d] = static_cast<int>(backward ? w.kernel[d] - 1 - w.padding[d] : w.padding[d]);
+    }
+    width = cuda::Divider(static_cast<unsigned>(to[1]));
+    height = static_cast<int>(to[0]);
+    size = static_cast<unsigned>((to[0] + kStrip - 1) / kStrip * to[1]);
+  }
+  static bool fits(const Window& w, int64_t rows) {
+    const auto ones = [](const Shape& s) { return s == Shape{1, 1}; };
+    return w.in.rank() == 2 && ones(w.stride) && ones(w.dilation) && rows >= kStrip;
+  }
+};
+
+template <class T>
+__global__ void strip_kernel(DenseWindow w, int64_t planes, cuda::Divider outputs,
+                             cuda::Divider per_channel, const T* x, const T* weight, const T* bias,
+                             T* y) {
+  using C = cuda::Compute<T>;
+  const unsigned element = cuda::plane_element();
+  if (element >= w.size) return;
+  const unsigned strip = w.width.divide(element);
+  const int width = static_cast<int>(w.width.divisor);
+  const int row = static_cast<int>(strip) * kStrip;
+  const int column = static_cast<int>(element - strip * w.width.divisor);
+  const int taps = w.kernel[0] * w.kernel[1];
+  for (int64_t plane = cuda::first_plane(); plane < planes; plane += cuda::plane_step()) {
+    const auto flat = static_cast<unsigned>(plane);
+    const unsigned o = flat - outputs.divide(flat) * outputs.divisor;
+    const T* from =
+        x + static_cast<int64_t>(per_channel.divide(flat)) * (int64_t{w.in[0]} * w.in[1]);
+    const T* first_tap = weight + static_cast<int64_t>(o) * taps + (w.turned ? taps - 1 : 0);
+    C sum[kStrip];
+#pragma unroll
+    for (int j = 0; j < kStrip; ++j) sum[j] = bias != nullptr ? convert<C>(bias[o]) : C(0);
+    for (int kx = 0; kx < w.kernel[1]; ++kx) {
+      const int at = column - w.padding[1] + kx;
+      if (at < 0 || at >= w.in[1]) continue;
+      C tap[kStrip] = {};  // of result row + j: the one at distance i − j
+#pragma unroll 4
+      for (int i = 0; i < w.kernel[0] + kStrip - 1; ++i) {
+#pragma unroll
+        for (int j = kStrip - 1; j > 0; --j) tap[j] = tap[j - 1];
+        const int t = i * w.kernel[1] + kx;
+        tap[0] = i < w.kernel[0] ? convert<C>(first_tap[w.turned ? -t : t]) : C(0);
+        const int down = row - w.padding[0] + i;
+        if (down < 0 || down >= w.in[0]) continue;
+        const C value = convert<C>(from[down * w.in[1] + at]);
+#pragma unroll
+        for (int j = 0; j < kStrip; ++j) sum[j] += tap[j] * value;
+      }
+    }
+    T* to = y + plane * (int64_t{w.height} * width) + column;
+#pragma unroll
+    for (int j = 0; j < kStrip; ++j) {
+      if (row + j < w.height) to[static_cast<int64_t>(row + j) * width] = convert<T>(sum[j]);
+    }
+  }
+}
+
 // Block: some taps of one output channel over a part of all positions of all samples.
 constexpr int kTapsPerBlock = 8;
 constexpr unsigned kWeightThreads = 256;
@@ -287,12 +362,30 @@ void visit_conv(const ConvPlan& plan, DType dtype, const Fn& fn) {
   });
 }
 
+// x and y change places in the backward direction.
+void conv_strips(const Window& window, bool backward, int64_t outputs, int64_t per_channel,
+                 const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y) {
+  const int64_t planes = y.size(0) * y.size(1);
+  const DenseWindow dense(window, backward);
+  const cuda::PlaneGrid shape = cuda::plane_grid("conv", planes, dense.size);
+  cuda::visit_floating("conv", x.dtype(), [&]<class T>() {
+    cuda::launch("conv", x.device(), strip_kernel<T>, shape.grid, shape.block, 0, dense, planes,
+                 cuda::Divider(static_cast<unsigned>(outputs)),
+                 cuda::Divider(static_cast<unsigned>(per_channel)), cuda::data<T>(x),
+                 cuda::data<T>(w), bias.defined() ? cuda::data<T>(bias) : nullptr,
+                 cuda::data<T>(y));
+  });
+}
+
 void conv_depthwise(const ConvPlan& plan, const Sizes& s, const Tensor& x, const Tensor& w,
                     const Tensor& bias, const Tensor& y) {
   const int64_t outputs = s.groups * s.out_channels;
   const int64_t planes = s.batch * outputs;
   check(planes < int64_t{1} << 31, "conv: result {} has too many planes for CUDA", y.shape());
   const cuda::PlaneGrid shape = cuda::plane_grid("conv", planes, s.out);
+  if (DenseWindow::fits(plan.window, plan.window.out[0])) {
+    return conv_strips(plan.window, false, outputs, s.out_channels, x, w, bias, y);
+  }
   visit_conv(plan, x.dtype(), [&]<class T, int R>() {
     cuda::launch("conv", x.device(), depthwise_kernel<T, R>, shape.grid, shape.block, 0,
                  cuda::Windows<R>("conv", plan.window), planes,
@@ -308,6 +401,9 @@ void input_depthwise(const ConvPlan& plan, const Sizes& s, const Tensor& y, cons
   const int64_t planes = s.batch * s.groups;
   check(planes < int64_t{1} << 31, "conv: input {} has too many planes for CUDA", x.shape());
   const cuda::PlaneGrid shape = cuda::plane_grid("conv", planes, s.in);
+  if (s.out_channels == 1 && DenseWindow::fits(plan.window, plan.window.in[0])) {
+    return conv_strips(plan.window, true, s.groups, 1, y, w, {}, x);
+  }
   visit_conv(plan, x.dtype(), [&]<class T, int R>() {
     cuda::launch("conv", x.device(), depthwise_input_kernel<T, R>, shape.grid, shape.block, 0,
                  cuda::Windows<R>("conv", plan.window), planes,

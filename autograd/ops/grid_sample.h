@@ -16,8 +16,9 @@ struct GridSampleOptions {
 };
 
 // x (B, C, H, W), grid (B, Ho, Wo, 2) of points (x, y) in [−1, 1] → (B, C, Ho, Wo). Gradients reach
-// x and, when bilinear, grid (none where a coordinate is clamped). f32 and f64, twice
-// differentiable. Jaderberg et al. 2015, "Spatial Transformer Networks"; PyTorch's conventions.
+// x and, when bilinear, grid (none where a coordinate is clamped). f32 and f64, on
+// CUDA the halves too; twice differentiable. Sums have one order everywhere, so bits repeat.
+// Jaderberg et al. 2015, "Spatial Transformer Networks"; PyTorch's conventions.
 Tensor grid_sample(const Tensor& x, const Tensor& grid, const GridSampleOptions& options = {});
 
 }  // namespace tessera

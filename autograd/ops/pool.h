@@ -1,5 +1,5 @@
-// Pooling over the spatial dimensions of x (B, C, spatial…), any number of them. f32 and f64, on CUDA
-// the halves too.
+// Pooling over the spatial dimensions of x (B, C, spatial…), any number of them. f32 and f64, on
+// CUDA the halves too.
 #pragma once
 
 #include "tessera/core/tensor.h"
