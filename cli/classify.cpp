@@ -17,6 +17,7 @@ struct Options {
   std::vector<std::string> images;
   int64_t top = 1;
   int64_t step = -1;
+  std::string device = "cpu";
   bool json = false;
 };
 
@@ -38,7 +39,8 @@ Json as_json(const RunCard& card, const std::string& file, const std::vector<Pre
 int run(const Options& o) {
   const RunFolder folder(o.run);
   const RunCard card = folder.card();
-  const auto model = folder.load_model(o.step >= 0 ? std::optional(o.step) : std::nullopt);
+  const auto model = folder.load_model(o.step >= 0 ? std::optional(o.step) : std::nullopt,
+                                       device_from_name(o.device));
   auto* classifier = dynamic_cast<ImageClassifier*>(model.get());
   check(classifier != nullptr, "classify: the model of {} is not an image classifier", o.run);
   Json answer = Json::array();
@@ -67,6 +69,7 @@ void add(CLI::App& app) {
   command->add_option("--top", o->top, "how many classes to show (default: 1)")
       ->check(CLI::Range(1, 1000000));
   command->add_option("--step", o->step, "which checkpoint (default: the newest)");
+  command->add_option("--device", o->device, "cpu or cuda:0 (default: cpu)");
   command->add_flag("--json", o->json, "print the result as JSON");
   command->callback([o] { set_exit_code(run(*o)); });
 }

@@ -15,6 +15,7 @@ struct Options {
   std::string split = "validation";
   int64_t step = -1;
   int64_t batches = 0;
+  std::string device = "cpu";
   bool json = false;
 };
 
@@ -22,7 +23,7 @@ int run(const Options& o) {
   const RunFolder folder(o.run);
   const auto config = from_json<RunConfig>(folder.config());
   const int64_t step = o.step >= 0 ? o.step : folder.latest_step();
-  const auto model = folder.load_model(step);
+  const auto model = folder.load_model(step, device_from_name(o.device));
   const auto data =
       config.data.build(DataContext{folder.card().base, static_cast<uint64_t>(config.seed)});
   const auto task = config.task.build();
@@ -48,6 +49,7 @@ void add(CLI::App& app) {
   command->add_option("--split", o->split, "train, validation or test (default: validation)");
   command->add_option("--step", o->step, "which checkpoint (default: the newest)");
   command->add_option("--batches", o->batches, "how many batches (default: as the config says)");
+  command->add_option("--device", o->device, "cpu or cuda:0 (default: cpu)");
   command->add_flag("--json", o->json, "print the result as JSON");
   command->callback([o] { set_exit_code(run(*o)); });
 }

@@ -20,6 +20,7 @@ struct Options {
   std::string prompt = "\n";
   GenerateOptions generate;
   int64_t step = -1;
+  std::string device = "cpu";
   bool json = false;
   bool no_cache = false;
 };
@@ -29,7 +30,8 @@ int run(const Options& o) {
   const RunCard card = folder.card();
   const Tokenizer* tokenizer = card.data.tokenizer.get();
   check(tokenizer != nullptr, "generate: {} is not a run of a language model", o.run);
-  const auto model = folder.load_model(o.step >= 0 ? std::optional(o.step) : std::nullopt);
+  const auto model = folder.load_model(o.step >= 0 ? std::optional(o.step) : std::nullopt,
+                                       device_from_name(o.device));
   auto* lm = dynamic_cast<LanguageModel*>(model.get());
   check(lm != nullptr, "generate: the model of {} is not a language model", o.run);
   GenerateOptions options = o.generate;
@@ -84,6 +86,7 @@ void add(CLI::App& app) {
   command->add_option("--seed", o->generate.seed, "of the random choices (default: 1)");
   command->add_option("--step", o->step, "which checkpoint (default: the newest)");
   command->add_flag("--no-cache", o->no_cache, "compute the whole context again for every token");
+  command->add_option("--device", o->device, "cpu or cuda:0 (default: cpu)");
   command->add_flag("--json", o->json, "print the result as JSON");
   command->callback([o] { set_exit_code(run(*o)); });
 }

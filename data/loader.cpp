@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "tessera/core/kernels/copy.h"
+
 namespace tessera {
 
 namespace {
@@ -21,6 +23,12 @@ int64_t count_steps(int64_t size, const LoaderOptions& options) {
 }
 
 }  // namespace
+
+Batch to_device(const Batch& batch, Device device) {
+  Batch moved;
+  for (const auto& [name, tensor] : batch) moved[name] = kernels::to_device(tensor, device);
+  return moved;
+}
 
 Loader::Loader(const Dataset& dataset, Split split, const LoaderOptions& options)
     : dataset_(dataset),

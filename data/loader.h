@@ -21,6 +21,9 @@ struct LoaderOptions {
   bool drop_last = true;  // leave out the short batch at the end of an epoch
 };
 
+// The same tensors on a device.
+Batch to_device(const Batch& batch, Device device);
+
 // Batches consumed so far: `step` of them in `epoch`.
 struct LoaderPosition {
   int64_t epoch = 0;

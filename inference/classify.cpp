@@ -10,7 +10,7 @@ namespace tessera {
 std::vector<std::vector<Prediction>> classify(ImageClassifier& model, const Tensor& images,
                                               int64_t top) {
   NoGrad off;
-  const Tensor probabilities = softmax(model.logits(images), -1);
+  const Tensor probabilities = softmax(model.logits(images.to(model.device())).to(DType::f32), -1);
   const std::vector<float> flat = probabilities.to_vector<float>();
   const auto classes = static_cast<size_t>(probabilities.size(1));
   std::vector<std::vector<Prediction>> result;

@@ -12,7 +12,7 @@ namespace {
 class Window {
  public:
   Window(LanguageModel& model, bool use_cache)
-      : model_(model), cached_(use_cache && model.cache_layers() > 0) {}
+      : model_(model), device_(model.device()), cached_(use_cache && model.cache_layers() > 0) {}
 
   // Logits after the tokens, of which the first `known` are already in the cache.
   std::vector<float> logits(const std::vector<int64_t>& tokens) {
@@ -22,7 +22,8 @@ class Window {
     ForwardContext context;
     if (cached_) context.caches = &caches_;
     const auto count = static_cast<int64_t>(news.size());
-    const Tensor hidden = model_.hidden(from_values(news, {1, count}), context);
+    const Tensor ids = from_values(news, {1, count}).to(device_);
+    const Tensor hidden = model_.hidden(ids, context);
     if (cached_) known_ = static_cast<int64_t>(tokens.size());
     return linear(select(hidden, 1, count - 1), model_.head(), {}).to_vector<float>();
   }
@@ -37,6 +38,7 @@ class Window {
 
  private:
   LanguageModel& model_;
+  Device device_;
   bool cached_;
   int64_t known_ = 0;
   std::vector<KvCache> caches_;

@@ -68,7 +68,7 @@ int64_t RunFolder::latest_step() const {
   return all.back();
 }
 
-std::unique_ptr<Model> RunFolder::load_model(std::optional<int64_t> step) const {
+std::unique_ptr<Model> RunFolder::load_model(std::optional<int64_t> step, Device device) const {
   const fs::path folder = checkpoint_folder(path_, step.value_or(latest_step()));
   check(fs::exists(folder), "{}: no such checkpoint", folder.string());
   const Json all = config();
@@ -89,6 +89,7 @@ std::unique_ptr<Model> RunFolder::load_model(std::optional<int64_t> step) const 
   } catch (const Error& error) {
     fail("{}: {}", folder.string(), error.what());
   }
+  model->to(device);
   model->eval();
   return model;
 }

@@ -34,7 +34,7 @@ class RunFolder {
   int64_t latest_step() const;         // throws when there is none
   // The model of a checkpoint (default: the newest), in evaluation mode; the averaged weights when
   // the run kept an average.
-  std::unique_ptr<Model> load_model(std::optional<int64_t> step = {}) const;
+  std::unique_ptr<Model> load_model(std::optional<int64_t> step = {}, Device device = {}) const;
 
  private:
   std::filesystem::path path_;

@@ -58,7 +58,8 @@ Tensor PatchEmbedding::operator()(const Tensor& images) const {
   const int64_t p = weight.size(2);
   const int64_t rows = images.size(2) / p;
   const int64_t columns = images.size(3) / p;
-  Tensor x = reshape(images, {images.size(0), images.size(1), rows, p, columns, p});
+  Tensor x = images.to(weight.dtype());
+  x = reshape(x, {images.size(0), images.size(1), rows, p, columns, p});
   x = permute(x, {0, 2, 4, 1, 3, 5});
   x = reshape(x, {images.size(0), rows * columns, images.size(1) * p * p});
   return linear(x, flatten(weight, 1), bias);

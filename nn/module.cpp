@@ -60,7 +60,6 @@ class Convert final : public Members {
 
  private:
   void replace(Tensor& tensor, bool is_parameter) {
-    if (!is_floating(tensor.dtype())) return;
     auto [entry, fresh] = moved_.try_emplace(&tensor.impl());
     if (fresh) {
       keep_.push_back(tensor);
@@ -159,13 +158,19 @@ void Module::load_state(const NamedTensors& state) {
 }
 
 void Module::to(DType dtype) {
-  Convert convert([dtype](const Tensor& x) { return kernels::cast(x, dtype); });
+  Convert convert(
+      [dtype](const Tensor& x) { return is_floating(x.dtype()) ? kernels::cast(x, dtype) : x; });
   convert.walk(*this);
 }
 
 void Module::to(Device device) {
-  Convert convert([device](const Tensor& x) { return x.to(device); });
+  Convert convert([device](const Tensor& x) { return kernels::to_device(x, device); });
   convert.walk(*this);
+}
+
+Device Module::device() {
+  const NamedTensors all = state();
+  return all.empty() ? Device{} : all.front().second.device();
 }
 
 void Module::train(bool on) {

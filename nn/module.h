@@ -117,9 +117,11 @@ class Module {
   // all named in one Error, and nothing is changed then.
   void load_state(const NamedTensors& state);
 
-  // Moves every floating parameter and buffer; handles on parameters from before are stale then.
+  // Converts every floating parameter and buffer, or moves all of them; handles on parameters from
+  // before are stale then.
   void to(DType dtype);
   void to(Device device);
+  Device device();  // of the first parameter or buffer; the CPU when there is none
 
   // Training mode switches dropout, drop-path and batch statistics; children follow.
   void train(bool on = true);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "tessera/core/file.h"
+#include "tessera/core/kernels/copy.h"
 #include "tessera/core/safetensors.h"
 
 namespace tessera {
@@ -18,6 +19,15 @@ void sync_folder(const fs::path& folder) {
   ::close(handle);
 }
 
+// Files hold what the CPU would have written: on the CPU, and no halves.
+NamedTensors for_file(NamedTensors tensors) {
+  for (auto& [name, tensor] : tensors) {
+    if (is_half(tensor.dtype())) tensor = kernels::cast(tensor, DType::f32);
+    tensor = kernels::to_device(kernels::contiguous(tensor), Device{});
+  }
+  return tensors;
+}
+
 }  // namespace
 
 void write_checkpoint(const fs::path& run, const Checkpoint& c) {
@@ -26,9 +36,9 @@ void write_checkpoint(const fs::path& run, const Checkpoint& c) {
   temporary += ".tmp";
   fs::remove_all(temporary);
   fs::create_directories(temporary);
-  write_safetensors(temporary / "model.safetensors", c.model);
-  write_safetensors(temporary / "optimizer.safetensors", c.optimizer);
-  if (!c.ema.empty()) write_safetensors(temporary / "ema.safetensors", c.ema);
+  write_safetensors(temporary / "model.safetensors", for_file(c.model));
+  write_safetensors(temporary / "optimizer.safetensors", for_file(c.optimizer));
+  if (!c.ema.empty()) write_safetensors(temporary / "ema.safetensors", for_file(c.ema));
   Json state = c.state;
   state["step"] = c.step;
   write_file_atomic(temporary / "state.json", state.dump(2) + "\n");

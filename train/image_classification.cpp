@@ -24,7 +24,7 @@ class ImageClassification final : public Task {
 
   Tensor loss(Model& model, const Batch& batch, const ForwardContext& context) override {
     auto& classifier = interface_of(model);
-    const Tensor logits = classifier.logits(batch.at("images"), context);
+    const Tensor logits = in_full(classifier.logits(batch.at("images"), context));
     const auto soft = batch.find("soft_targets");
     if (soft != batch.end()) return soft_cross_entropy(logits, soft->second);
     return cross_entropy(logits, batch.at("labels"), {.label_smoothing = c_.label_smoothing});
@@ -34,7 +34,7 @@ class ImageClassification final : public Task {
     NoGrad off;
     auto& classifier = interface_of(model);
     const Tensor& labels = batch.at("labels");
-    const Tensor logits = classifier.logits(batch.at("images"));
+    const Tensor logits = in_full(classifier.logits(batch.at("images")));
     const auto count = static_cast<double>(labels.numel());
     sums.add("loss", cross_entropy(logits, labels).item() * count, count);
     sums.add("accuracy", sum(eq(argmax(logits, -1), labels).to(DType::i64)).item(), count);
@@ -46,6 +46,8 @@ class ImageClassification final : public Task {
   int64_t units(const Batch& batch) const override { return batch.at("images").size(0); }
 
  private:
+  // Losses are computed in f32.
+  static Tensor in_full(const Tensor& x) { return is_half(x.dtype()) ? x.to(DType::f32) : x; }
   static ImageClassifier& interface_of(Model& model) {
     return as<ImageClassifier>(model, "image_classification", "an image classifier");
   }

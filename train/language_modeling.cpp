@@ -32,7 +32,8 @@ class LanguageModeling final : public Task {
     NoGrad off;
     auto& lm = interface_of(model);
     const Tensor& targets = batch.at("targets");
-    const Tensor logits = lm.logits(batch.at("tokens"));
+    Tensor logits = lm.logits(batch.at("tokens"));
+    if (is_half(logits.dtype())) logits = logits.to(DType::f32);
     const auto scored = sum(ge(targets, 0).to(DType::i64)).item();
     const Tensor right = logical_and(eq(argmax(logits, -1), targets), ge(targets, 0));
     sums.add("loss", cross_entropy(logits, targets).item() * scored, scored);
