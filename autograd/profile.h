@@ -14,6 +14,8 @@
 #include <string_view>
 #include <vector>
 
+#include "tessera/core/device.h"
+
 namespace tessera {
 
 struct ProfileRow {
@@ -22,14 +24,17 @@ struct ProfileRow {
   double seconds = 0;
 };
 
-// Collects while it lives. One at a time, used on one thread.
+// Collects while it lives. One at a time, used on one thread. For a CUDA device the time is that
+// of its stream, between a pair of events per op.
 class ProfileScope {
  public:
-  ProfileScope();
+  explicit ProfileScope(Device device = {});
   ~ProfileScope();
   ProfileScope(const ProfileScope&) = delete;
   ProfileScope& operator=(const ProfileScope&) = delete;
-  std::vector<ProfileRow> rows() const;  // the most expensive first
+  std::vector<ProfileRow> rows() const;  // the most expensive first; waits for the device
+  // The innermost op that an exception has left; empty when there was none.
+  std::string failed() const;
 };
 
 // Times the rest of its block under a name when a scope is open. Also for parts of a step that are
@@ -43,12 +48,18 @@ class ProfileTimer {
 
  private:
   using Clock = std::chrono::steady_clock;
+  void start();
+  void stop();
+
   bool on_;
   std::string_view name_;
   bool backward_ = false;
+  int exceptions_ = 0;
   Clock::time_point start_;
+  size_t mark_ = 0;
   ProfileTimer* outer_ = nullptr;
-  double inside_ = 0;  // seconds of timers within this one
+  double inside_ = 0;           // seconds of timers within this one
+  std::vector<size_t> pieces_;  // on a device: marks of timers within this one, in pairs
 };
 
 }  // namespace tessera

@@ -2,6 +2,7 @@
 
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/parallel.h"
+#include "tessera/train/adafactor_cuda.h"
 #include "tessera/train/optimizer.h"
 
 namespace tessera {
@@ -47,15 +48,23 @@ class Adafactor final : public Optimizer {
   double lr() const override { return c_.lr; }
 
  protected:
-  void begin_step(double lr, double gradient_scale) override {
-    rate_ = lr;
-    scale_ = gradient_scale;
-    beta_ = 1 - std::pow(static_cast<double>(steps_), -c_.decay_rate);
+  double beta() const { return 1 - std::pow(static_cast<double>(steps_), -c_.decay_rate); }
+  StepScalars scalars(double lr) const override {
+    return {.rate = static_cast<float>(lr), .beta = static_cast<float>(beta())};
   }
-  void update(const Piece&) const override {}
+  void update(const Piece&, const StepScalars&, float) const override {}
+  void update_on_device(const Tensor& state) override {
+    if constexpr (kCuda) {
+      if (factored_ == nullptr) factored_ = std::make_shared<FactoredTable>(table(), parameters());
+      factored_->update({c_.eps1, c_.eps2, c_.clip, c_.weight_decay, c_.relative}, state);
+    }
+  }
 
   // One task per parameter: its rows, columns and scales belong together.
-  void update_all() override {
+  void update_all(double lr, double gradient_scale) override {
+    rate_ = lr;
+    scale_ = gradient_scale;
+    beta_ = beta();
     parallel_for(static_cast<int64_t>(parameters().size()), kSerialBelow,
                  [&](int64_t i) { update_parameter(static_cast<size_t>(i)); });
   }
@@ -134,6 +143,7 @@ class Adafactor final : public Optimizer {
   double rate_ = 0;
   double scale_ = 1;
   double beta_ = 0;
+  std::shared_ptr<FactoredTable> factored_;  // of parameters on CUDA
 };
 
 TESSERA_REGISTER(Optimizer, Adafactor, "adafactor", "factored second moments, sublinear memory",

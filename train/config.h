@@ -63,6 +63,8 @@ struct TrainConfig {
   std::optional<SampleConfig> sample;
   int64_t log_every = 10;
   int64_t loader_threads = 0;
+  std::string cuda_graph = "auto";
+  bool deterministic = true;
 
   TESSERA_FIELDS(f)
   {
@@ -72,7 +74,7 @@ struct TrainConfig {
     f("optimizer", optimizer, "how parameters are updated");
     f("schedule", schedule, "how the learning rate changes");
     f("clip", clip, "largest global norm of the gradient; default: none").above(0);
-    f("precision", precision, "of weights and activations; on the CPU f32")
+    f("precision", precision, "of weights and activations, besides f32 masters; on the CPU f32")
         .one_of({"f32", "tf32", "bf16"});
     f("eval_every", eval_every, "steps between evaluations; 0: only at the end").min(0);
     f("eval_batches", eval_batches, "batches per evaluation; 0: the whole split").min(0);
@@ -89,6 +91,11 @@ struct TrainConfig {
     f("loader_threads", loader_threads, "threads that prepare batches; 0: in the training thread")
         .min(0)
         .max(64);
+    f("cuda_graph", cuda_graph,
+      "record a step once and replay it, on CUDA; auto: eager where that fails")
+        .one_of({"auto", "on", "off"});
+    f("deterministic", deterministic,
+      "the same bits on every run; false lets products on CUDA race the library's algorithms");
   }
 };
 

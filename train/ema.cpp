@@ -2,16 +2,24 @@
 
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/parallel.h"
+#include "tessera/train/ema_cuda.h"
 
 namespace tessera {
 
 Ema::Ema(const std::vector<Parameter>& parameters, double decay)
     : parameters_(parameters), decay_(decay) {
-  for (const Parameter& p : parameters_) averages_.push_back(kernels::clone(p.value));
+  for (const Parameter& p : parameters_) averages_.push_back(kernels::clone(p.weights()));
+  if constexpr (kCuda) {
+    const bool on_device = !averages_.empty() && averages_[0].device().is_cuda();
+    if (on_device) table_ = std::make_shared<EmaTable>(averages_, parameters_);
+  }
 }
 
 void Ema::update() {
   const auto keep = static_cast<float>(decay_);
+  if constexpr (kCuda) {
+    if (table_ != nullptr) return table_->update(keep);
+  }
   for (size_t i = 0; i < parameters_.size(); ++i) {
     float* a = averages_[i].data<float>();
     const float* w = parameters_[i].value.data<float>();
@@ -23,11 +31,11 @@ void Ema::update() {
 
 void Ema::swap() {
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    const Tensor w = kernels::clone(parameters_[i].value);
-    kernels::copy(parameters_[i].value, averages_[i]);
+    const Tensor w = kernels::clone(parameters_[i].weights());
+    kernels::copy(parameters_[i].weights(), averages_[i]);
     kernels::copy(averages_[i], w);
-    parameters_[i].value.bump_version();
   }
+  round_masters(parameters_);
 }
 
 NamedTensors Ema::state() const {

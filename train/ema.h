@@ -1,9 +1,13 @@
 // An exponential average of parameters: a ← decay · a + (1 − decay) · w after every update.
 #pragma once
 
-#include "tessera/train/optimizer.h"
+#include <memory>
+
+#include "tessera/train/parameter.h"
 
 namespace tessera {
+
+class EmaTable;
 
 class Ema {
  public:
@@ -18,6 +22,7 @@ class Ema {
   std::vector<Parameter> parameters_;
   TensorList averages_;
   double decay_;
+  std::shared_ptr<EmaTable> table_;  // of averages on CUDA
 };
 
 }  // namespace tessera

@@ -5,17 +5,16 @@
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/parallel.h"
+#include "tessera/core/view.h"
+#include "tessera/train/optimizer_cuda.h"
 
 namespace tessera {
 namespace {
 
 constexpr int64_t kPiece = 65536;
 
-bool ends_with_any(const std::string& name, const std::vector<std::string>& endings) {
-  for (const std::string& ending : endings) {
-    if (name.ends_with(ending)) return true;
-  }
-  return false;
+bool on_device(const std::vector<Parameter>& parameters) {
+  return !parameters.empty() && parameters[0].value.device().is_cuda();
 }
 
 struct Range {
@@ -51,33 +50,77 @@ double sum_of_squares(const float* x, int64_t n) {
 
 }  // namespace
 
-std::vector<Parameter> parameters_of(Module& module, const std::vector<std::string>& no_decay) {
-  std::vector<Parameter> list;
-  for (const auto& [name, tensor] : module.parameters()) {
-    list.push_back({name, tensor, tensor.rank() >= 2 && !ends_with_any(name, no_decay)});
-  }
-  return list;
-}
-
 void Optimizer::add_slot(const std::string& name) {
   add_slot(name, [](const Parameter& p) { return p.value.shape(); });
 }
 
 void Optimizer::add_slot(const std::string& name,
                          const std::function<Shape(const Parameter&)>& shape) {
+  // All in one block, each at a multiple of 256 bytes.
+  constexpr int64_t kUnit = 64;
+  int64_t total = 0;
+  for (const Parameter& p : parameters_) {
+    total += (shape(p).numel() + kUnit - 1) / kUnit * kUnit;
+  }
+  const Device device = parameters_.empty() ? Device{} : parameters_[0].value.device();
+  const Tensor all = zeros({total}, {DType::f32, device});
   Slot slot{name, {}};
-  for (const Parameter& p : parameters_) slot.tensors.push_back(zeros(shape(p)));
+  int64_t at = 0;
+  for (const Parameter& p : parameters_) {
+    const Shape own = shape(p);
+    slot.tensors.push_back(views::reshape(views::slice(all, 0, at, at + own.numel()), own));
+    at += (own.numel() + kUnit - 1) / kUnit * kUnit;
+  }
   slots_.push_back(std::move(slot));
 }
 
 void Optimizer::step(double factor, double gradient_scale) {
+  if (on_device(parameters_)) return step_on_device(factor, gradient_scale);
   ++steps_;
-  begin_step(lr() * factor, gradient_scale);
-  update_all();
+  update_all(lr() * factor, gradient_scale);
   for (const Parameter& p : parameters_) p.value.bump_version();
 }
 
-void Optimizer::update_all() {
+StepScalars Optimizer::prepare(double factor) {
+  ++steps_;
+  return scalars(lr() * factor);
+}
+
+void Optimizer::launch(const Tensor& state) {
+  if constexpr (kCuda) {
+    table().refresh(parameters_);
+    table().norm(state);
+    update_on_device(state);
+    for (const Parameter& p : parameters_) p.value.bump_version();
+  }
+}
+
+// The scale is given, not made of the norm.
+void Optimizer::step_on_device(double factor, double gradient_scale) {
+  if constexpr (kCuda) {
+    StepState s;
+    s.scalars = prepare(factor);
+    s.scale = static_cast<float>(gradient_scale);
+    table().refresh(parameters_);
+    update_on_device(make_step_state(parameters_[0].value.device(), s));
+    for (const Parameter& p : parameters_) p.value.bump_version();
+  }
+}
+
+ParameterTable& Optimizer::table() {
+  if constexpr (kCuda) {
+    if (table_ == nullptr) {
+      std::vector<TensorList> slots;
+      for (const Slot& slot : slots_) slots.push_back(slot.tensors);
+      table_ = std::make_shared<ParameterTable>(parameters_, slots);
+    }
+  }
+  return *table_;
+}
+
+void Optimizer::update_all(double lr, double gradient_scale) {
+  const StepScalars s = scalars(lr);
+  const auto scale = static_cast<float>(gradient_scale);
   const std::vector<Range> ranges = ranges_of(parameters_);
   TensorList grads;
   for (const Parameter& p : parameters_) {
@@ -88,7 +131,8 @@ void Optimizer::update_all() {
                  const Range& r = ranges[static_cast<size_t>(i)];
                  const Parameter& p = parameters_[r.parameter];
                  update({r.parameter, r.begin, p.value.data<float>() + r.begin,
-                         grads[r.parameter].data<float>() + r.begin, r.count, p.decay});
+                         grads[r.parameter].data<float>() + r.begin, r.count, p.decay},
+                        s, scale);
                });
 }
 
@@ -125,6 +169,15 @@ void Optimizer::load_state(const NamedTensors& state) {
 }
 
 double gradient_norm(const std::vector<Parameter>& parameters) {
+  if constexpr (kCuda) {
+    if (on_device(parameters)) {
+      const Tensor state = make_step_state(parameters[0].value.device(), {});
+      ParameterTable table(parameters, {});
+      table.refresh(parameters);
+      table.norm(state);
+      return read_step_state(state).norm;
+    }
+  }
   const std::vector<Range> ranges = ranges_of(parameters);
   TensorList grads;
   for (const Parameter& p : parameters) {

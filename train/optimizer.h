@@ -2,25 +2,19 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "tessera/config/registry.h"
-#include "tessera/nn/module.h"
+#include "tessera/train/parameter.h"
+#include "tessera/train/update_rules.h"
 
 namespace tessera {
 
-struct Parameter {
-  std::string name;
-  Tensor value;       // dense f32; its grad() is the gradient, a missing one counts as zero
-  bool decay = true;  // weight decay applies
-};
-
-// All parameters of a module. Weight decay leaves out tensors of rank below 2 and those whose name
-// ends with one of `no_decay` (class tokens, position tables).
-std::vector<Parameter> parameters_of(Module& module, const std::vector<std::string>& no_decay = {});
+class ParameterTable;
 
 class Optimizer {
  public:
@@ -34,6 +28,13 @@ class Optimizer {
   void step(double factor, double gradient_scale = 1);
   virtual double lr() const = 0;
   int64_t steps() const { return steps_; }
+
+  // The same on CUDA in two parts. prepare() counts the step and gives what the host knows of it;
+  // it is to be in the step state (see update_rules.h) when the device comes to what launch() asks
+  // for: the gradient's norm, clipping, the update. launch() reads nothing else and can be recorded
+  // into a graph.
+  StepScalars prepare(double factor);
+  void launch(const Tensor& state);
 
   // Everything besides the parameters that the next step depends on.
   NamedTensors state() const;
@@ -49,9 +50,11 @@ class Optimizer {
     return slots_[index].tensors[parameter].data<float>();
   }
   const std::vector<Parameter>& parameters() const { return parameters_; }
+  const TensorList& slots(size_t index) const { return slots_[index].tensors; }
+  ParameterTable& table();  // of parameters on CUDA
 
-  // Called once per step, then update() for pieces of parameters in parallel.
-  virtual void begin_step(double lr, double gradient_scale) = 0;
+  // What update steps_ depends on besides gradients.
+  virtual StepScalars scalars(double lr) const = 0;
   struct Piece {
     size_t parameter;
     int64_t begin;
@@ -60,9 +63,11 @@ class Optimizer {
     int64_t count;
     bool decay;
   };
-  virtual void update(const Piece& piece) const = 0;
+  // On the CPU: called for pieces of parameters in parallel.
+  virtual void update(const Piece& piece, const StepScalars& scalars, float scale) const = 0;
   // Optimizers that look at whole matrices override this instead of update().
-  virtual void update_all();
+  virtual void update_all(double lr, double gradient_scale);
+  virtual void update_on_device(const Tensor& state) = 0;
 
   int64_t steps_ = 0;
 
@@ -71,11 +76,14 @@ class Optimizer {
     std::string name;
     TensorList tensors;
   };
+  void step_on_device(double factor, double gradient_scale);
+
   std::vector<Parameter> parameters_;
   std::vector<Slot> slots_;
+  std::shared_ptr<ParameterTable> table_;
 };
 
-// sqrt(Σ g²) over all gradients, summed in a fixed order in f64.
+// sqrt(Σ g²) over all gradients, summed in a fixed order in f64. Waits for a device.
 double gradient_norm(const std::vector<Parameter>& parameters);
 
 }  // namespace tessera

@@ -7,6 +7,7 @@
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/core/allocator.h"
 #include "tessera/core/file.h"
+#include "tessera/core/kernels/gemm.h"
 #include "tessera/core/parallel.h"
 #include "tessera/core/random.h"
 #include "tessera/data/loader.h"
@@ -14,6 +15,7 @@
 #include "tessera/data/utf8.h"
 #include "tessera/inference/generate.h"
 #include "tessera/train/checkpoint.h"
+#include "tessera/train/device_step.h"
 #include "tessera/train/ema.h"
 #include "tessera/train/evaluate.h"
 #include "tessera/train/progress.h"
@@ -38,10 +40,13 @@ class Trainer {
       : c_(config),
         options_(options),
         seed_(static_cast<uint64_t>(config.seed)),
+        device_(device_from_name(config.device)),
         data_(config.data.build(DataContext{options.base, static_cast<uint64_t>(config.seed)})),
         task_(config.task.build()),
         model_(build_model(config, data_->info())),
-        parameters_(parameters_of(*model_, config.train.no_decay)),
+        parameters_(place(*model_, device_,
+                          config.train.precision == "bf16" ? DType::bf16 : DType::f32,
+                          config.train.no_decay)),
         optimizer_(config.train.optimizer.build(parameters_)),
         schedule_(config.train.schedule.build(config.train.steps)),
         loader_(*data_, Split::train,
@@ -50,6 +55,9 @@ class Trainer {
                  .threads = static_cast<int>(config.train.loader_threads)}) {
     task_->check_model(*model_);
     if (c_.train.ema) ema_.emplace(parameters_, c_.train.ema->decay);
+    if constexpr (kCuda) {
+      if (device_.is_cuda()) device_step_ = make_device_step();
+    }
   }
 
   TrainResult run() {
@@ -57,15 +65,22 @@ class Trainer {
     if (options_.resume) restore();
     RunLog log(options_.run, step_);
     progress_.emplace(step_, c_.train.steps);
-    note(fmt::format("{}: {} parameters, {} threads", c_.name,
-                     count_text(static_cast<double>(model_->parameter_count())), num_threads()));
+    note(fmt::format("{}: {} parameters, {}", c_.name,
+                     count_text(static_cast<double>(model_->parameter_count())),
+                     device_.is_cpu() ? fmt::format("{} threads", num_threads())
+                                      : fmt::format("{} in {}", device_, c_.train.precision)));
     StopSignals signals;
     TrainEnd end = TrainEnd::finished;
     while (step_ < c_.train.steps) {
-      update(log);
+      if (device_step_ != nullptr) {
+        update_on_device(log);
+      } else {
+        update(log);
+      }
+      const bool stop = StopSignals::requested();
+      if (device_step_ != nullptr && (stop || at_boundary())) settle(log, true);
       if (due(c_.train.eval_every) && step_ < c_.train.steps) evaluate_now(log);
       if (c_.train.sample && due(c_.train.sample->every)) write_sample();
-      const bool stop = StopSignals::requested();
       if (stale_ > 0 && c_.train.early_stop && stale_ >= c_.train.early_stop->patience) {
         end = TrainEnd::early_stop;
       } else if (stop) {
@@ -104,7 +119,7 @@ class Trainer {
     const fs::path folder = checkpoint_folder(options_.run, steps.back());
     const Checkpoint checkpoint = read_checkpoint(folder);
     try {
-      model_->load_state(checkpoint.model);
+      load_full_state(*model_, parameters_, checkpoint.model);
       optimizer_->load_state(checkpoint.optimizer);
       if (ema_) ema_->load_state(checkpoint.ema);
     } catch (const Error& error) {
@@ -137,43 +152,93 @@ class Trainer {
       const Batch batch = loader_.next();
       const Tensor value = task_->loss(*model_, batch, {.step = step_});
       loss += value.item() / static_cast<double>(c_.train.accumulate);
-      guard(loss, "loss");
+      guard(step_, loss, "loss");
       value.backward();
       units += task_->units(batch);
     }
     const double share = 1 / static_cast<double>(c_.train.accumulate);
     const double norm = gradient_norm(parameters_) * share;
-    guard(norm, "gradient norm");
+    guard(step_, norm, "gradient norm");
     const double clip = c_.train.clip ? std::min(1.0, *c_.train.clip / (norm + 1e-6)) : 1.0;
     const double factor = schedule_->factor(step_);
     optimizer_->step(factor, clip * share);
     model_->zero_grad();
     if (ema_) ema_->update();
     ++step_;
-    last_loss_ = loss;
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    report(log, loss, norm, factor, static_cast<double>(units) / seconds);
+    measure_speed(start, units);
+    report(log, {step_ - 1, loss, norm, factor});
   }
 
-  void guard(double value, const char* what) const {
+  // The same on a device, which is left to itself: what came of earlier steps is reported.
+  void update_on_device(RunLog& log) {
+    if (!note_later_.empty()) note(std::exchange(note_later_, ""));
+    const auto start = Clock::now();
+    std::vector<Batch> batches;
+    int64_t units = 0;
+    for (int64_t i = 0; i < c_.train.accumulate; ++i) {
+      batches.push_back(loader_.next());
+      units += task_->units(batches.back());
+    }
+    device_step_->run(step_, schedule_->factor(step_), batches);
+    ++step_;
+    if (const std::string text = device_step_->take_note(); !text.empty()) note(text);
+    settle(log, false);
+    measure_speed(start, units);
+  }
+
+  void settle(RunLog& log, bool all) {
+    for (const DeviceStep::Result& r : device_step_->results(all)) {
+      guard(r.step, r.loss, "loss");
+      guard(r.step, r.norm, "gradient norm");
+      report(log, r);
+    }
+  }
+
+  // Whether something that looks at the weights follows this step.
+  bool at_boundary() const {
+    return step_ == c_.train.steps || due(c_.train.eval_every) || due(c_.train.checkpoint_every) ||
+           (c_.train.sample && due(c_.train.sample->every));
+  }
+
+  std::unique_ptr<DeviceStep> make_device_step() {
+    return DeviceStep::make(*model_,
+                            [this](const Batch& batch, int64_t step) {
+                              return task_->loss(*model_, batch, {.step = step});
+                            },
+                            parameters_, *optimizer_, ema_ ? &*ema_ : nullptr,
+                            {.device = device_,
+                             .seed = seed_,
+                             .clip = c_.train.clip,
+                             .accumulate = c_.train.accumulate,
+                             .cuda_graph = c_.train.cuda_graph});
+  }
+
+  void measure_speed(Clock::time_point start, int64_t units) {
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const double speed = static_cast<double>(units) / seconds;
+    speed_ = speed_ == 0 ? speed : 0.95 * speed_ + 0.05 * speed;
+  }
+
+  void guard(int64_t step, double value, const char* what) const {
     if (std::isfinite(value)) return;
     const std::vector<int64_t> steps = checkpoint_steps(options_.run);
     fail("train: the {} became {} at step {}; {}; lower train.optimizer.lr or set train.clip", what,
-         value, step_ + 1,
+         value, step + 1,
          steps.empty() ? "there is no checkpoint before it"
                        : fmt::format("the last good checkpoint is {}",
                                      checkpoint_folder(options_.run, steps.back()).string()));
   }
 
-  void report(RunLog& log, double loss, double norm, double factor, double speed) {
-    speed_ = speed_ == 0 ? speed : 0.95 * speed_ + 0.05 * speed;
-    const double lr = optimizer_->lr() * factor;
-    if (!options_.quiet) progress_->step(step_, loss, lr, speed_, task_->unit());
-    if (step_ % c_.train.log_every != 0 && step_ != c_.train.steps) return;
-    log.write(step_, {{"train_loss", loss},
-                      {"lr", lr},
-                      {"grad_norm", norm},
-                      {task_->unit() + "_per_second", speed_}});
+  void report(RunLog& log, const DeviceStep::Result& r) {
+    last_loss_ = r.loss;
+    const int64_t step = r.step + 1;
+    const double lr = optimizer_->lr() * r.factor;
+    if (!options_.quiet) progress_->step(step, r.loss, lr, speed_, task_->unit());
+    if (step % c_.train.log_every != 0 && step != c_.train.steps) return;
+    log.write(step, {{"train_loss", r.loss},
+                     {"lr", lr},
+                     {"grad_norm", r.norm},
+                     {task_->unit() + "_per_second", speed_}});
   }
 
   std::map<std::string, double> measure(Split split, int64_t batches) {
@@ -207,7 +272,7 @@ class Trainer {
   void save() {
     Checkpoint checkpoint;
     checkpoint.step = step_;
-    checkpoint.model = model_->state();
+    checkpoint.model = full_state(*model_, parameters_);
     checkpoint.optimizer = optimizer_->state();
     if (ema_) checkpoint.ema = ema_->state();
     const LoaderPosition at = loader_.position();
@@ -253,9 +318,10 @@ class Trainer {
       }
       save();
       if (c_.train.sample) write_sample();
-      const AllocatorStats stats = allocator({}).stats();
-      note(fmt::format("finished: {} steps, peak memory of tensors {} MB", step_,
-                       count_text(static_cast<double>(stats.peak) / 1e6)));
+      const AllocatorStats stats = allocator(device_).stats();
+      note(fmt::format("finished: {} steps, peak memory of tensors {} MB, {} MB reserved on {}",
+                       step_, count_text(static_cast<double>(stats.peak) / 1e6),
+                       count_text(static_cast<double>(stats.reserved) / 1e6), device_));
     }
     log.flush();
     progress_->finish();
@@ -265,6 +331,7 @@ class Trainer {
   const RunConfig& c_;
   const TrainOptions& options_;
   uint64_t seed_;
+  Device device_;
   std::unique_ptr<Dataset> data_;
   std::unique_ptr<Task> task_;
   std::unique_ptr<Model> model_;
@@ -273,6 +340,7 @@ class Trainer {
   std::unique_ptr<Schedule> schedule_;
   Loader loader_;
   std::optional<Ema> ema_;
+  std::unique_ptr<DeviceStep> device_step_;  // null on the CPU
   std::optional<Progress> progress_;
   int64_t step_ = 0;
   int64_t stale_ = 0;           // evaluations since the best one
@@ -290,6 +358,8 @@ TrainResult train(const RunConfig& config, const TrainOptions& options) {
         "train.precision: \"{}\" needs a CUDA device; on the CPU use \"f32\"",
         config.train.precision);
   flush_denormals();
+  kernels::set_tf32(config.train.precision == "tf32");
+  kernels::set_gemm_tuning(!config.train.deterministic);
   return Trainer(config, options).run();
 }
 
