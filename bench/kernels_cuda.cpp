@@ -24,6 +24,7 @@
 #include "tessera/core/kernels/gemm.h"
 #include "tessera/core/random.h"
 #include "tessera/core/view.h"
+#include "tessera/train/optimizer.h"
 
 namespace tessera {
 namespace {
@@ -206,6 +207,17 @@ void loss(Table& table) {
        [&] { return embedding(weight, targets); });
 }
 
+// An update of weights in bf16 with f32 masters: the gradient is read, master and both moments are
+// read and written, the rounded weight is written.
+void update(Table& table) {
+  Parameter weights{.name = "weights", .value = leaf({162 * 1024, kWidth})};
+  weights.master = kernels::cast(weights.value.detach(), DType::f32);
+  weights.value.set_grad(normal(weights.value.shape()));
+  const auto adamw = Choice<Optimizer>("adamw").build(std::vector<Parameter>{weights});
+  table.bytes("adamw, 127 M weights in bf16", 28.0 * static_cast<double>(weights.value.numel()),
+              [&] { adamw->step(1, 1); });
+}
+
 }  // namespace
 }  // namespace tessera
 
@@ -222,6 +234,7 @@ int main(int argc, char** argv) {
     products(table);
     rows(table);
     loss(table);
+    update(table);
   } catch (const Error& error) {
     fmt::print("{}\n", error.what());
     return 1;
