@@ -67,7 +67,7 @@ struct OwnRows {
   unsigned kept[kKept ? kWidth / 16 : 1][kRowTiles][4];
   unsigned address;
 
-  // `rows`: the warp's first row in a tile, offset by Lane::wide.
+  // `rows`: the warp's first row in a tile, offset for the lane.
   __device__ explicit OwnRows(unsigned rows) : address(rows) {
     if constexpr (kKept) {
 #pragma unroll
@@ -90,22 +90,24 @@ struct OwnRows {
   __device__ void read(unsigned (&to)[kRowTiles][4], int kk) const {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
-      cuda::load_matrices(to[m], (address ^ (kk * 32)) + m * kRowStep);
+      load_left(to[m], (address ^ (kk * 32)) + m * kRowStep);
     }
   }
 };
 
-// c = own rows · (16 rows at `others`)ᵀ, over the whole width.
+// c = own rows · (16 rows at `others` + `offset`)ᵀ, over the whole width. Tiles that lie a constant
+// offset from one another share the addresses at which `others` is read.
 template <class T, int kRowTiles, int kWidth, bool kKept>
 __device__ inline void products(cuda::Accumulator (&c)[kRowTiles][2],
-                                const OwnRows<kRowTiles, kWidth, kKept>& own, unsigned others) {
+                                const OwnRows<kRowTiles, kWidth, kKept>& own, unsigned others,
+                                unsigned offset) {
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) clear(c[m]);
 #pragma unroll
   for (int kk = 0; kk < kWidth / 16; ++kk) {
     unsigned left[kRowTiles][4], right[4];
     own(left, kk);
-    cuda::load_matrices(right, others ^ (kk * 32));
+    cuda::load_matrices(right, (others ^ (kk * 32)) + offset);
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       cuda::mma<T>(c[m][0], left[m], right[0], right[1]);
@@ -114,22 +116,22 @@ __device__ inline void products(cuda::Accumulator (&c)[kRowTiles][2],
   }
 }
 
-// sum += weights · (16 rows at `others`, an address from Lane::wide).
+// sum += weights · (16 rows at `others` + `offset`).
 template <class T, int kWidth, int kRowTiles>
 __device__ inline void add_weighted(cuda::Accumulator (&sum)[kRowTiles][kWidth / 8],
                                     const cuda::Accumulator (&weights)[kRowTiles][2],
-                                    unsigned others) {
+                                    unsigned others, unsigned offset) {
   unsigned left[kRowTiles][4];
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) pack_left<T>(left[m], weights[m][0], weights[m][1]);
 #pragma unroll
   for (int n = 0; n < kWidth / 16; ++n) {
     unsigned right[4];
-    cuda::load_transposed(right, others ^ (n * 32));
+    cuda::load_transposed(right, (others ^ (n * 32)) + offset);
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
-      cuda::mma<T>(sum[m][2 * n], left[m], right[0], right[1]);
-      cuda::mma<T>(sum[m][2 * n + 1], left[m], right[2], right[3]);
+      cuda::mma<T>(sum[m][2 * n], left[m], right[0], right[2]);
+      cuda::mma<T>(sum[m][2 * n + 1], left[m], right[1], right[3]);
     }
   }
 }
@@ -146,6 +148,24 @@ struct Shape {
   static constexpr unsigned kOtherBytes = kTileBytes<kOthers, kWidth>;
 };
 
+// Scores −inf for keys (rows) that a query (column) does not see; the first query is `above` short
+// of the first that sees the first key.
+template <int kRowTiles>
+__device__ inline void hide_future(cuda::Accumulator (&p)[kRowTiles][2], int above) {
+  const int lane = static_cast<int>(threadIdx.x % cuda::kWarp);
+  above += lane / 4 - lane % 4 * 2;
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if (above > n * 8 + e % 2 - m * 16 - e / 2 * 8) p[m][n][e] = -INFINITY;
+      }
+    }
+  }
+}
+
 // dV and dK of the block's keys, or only one of them where both do not fit into registers.
 template <class T, class C, bool kValues, bool kKeys>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
@@ -158,39 +178,45 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   const int begin = static_cast<int>(blockIdx.x) / heads * C::kRows;  // most queries first
   const int b = static_cast<int>(blockIdx.x) % heads / s.key_heads;
   const int kh = static_cast<int>(blockIdx.x) % heads % s.key_heads;
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int warp_begin = begin + warp * kRowTiles * 16;
-  const Lane at = lane_offsets<kWidth>();
+  const unsigned at = lane_offset<kWidth>();
 
   // Shared memory: keys, values; two stages of queries, of dO, of both statistics.
   const unsigned k_tile = cuda::shared_address(memory);
   const unsigned v_tile = k_tile + C::kOwnBytes;
   const unsigned q_tiles = v_tile + C::kOwnBytes;
-  const unsigned o_tiles = q_tiles + 2 * C::kOtherBytes;
+  constexpr unsigned kBetween = 2 * C::kOtherBytes;
+  const unsigned o_tiles = q_tiles + kBetween;
   char* const statistics = memory + 2 * C::kOwnBytes + 4 * C::kOtherBytes;
 
-  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.k.at(b, kh), a.k.row, s.width)(k_tile, begin,
-                                                                              s.keys);
-  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.v.at(b, kh), a.v.row, s.value_width)(v_tile, begin,
-                                                                                    s.keys);
-  const int first = s.first_query(begin) / kOthers;
-  const int tiles = max((s.queries + kOthers - 1) / kOthers - first, 0);  // per query head
-  auto fetch = [&](int i) {
-    const int h = kh * s.group + i / tiles, row = (first + i % tiles) * kOthers;
-    const unsigned stage = (i & 1) * C::kOtherBytes;
-    TileCopy<T, kOthers, kWidth, C::kThreads>(a.q.at(b, h), a.q.row, s.width)(q_tiles + stage, row,
-                                                                              s.queries);
-    TileCopy<T, kOthers, kWidth, C::kThreads>(a.grad_out.at(b, h), a.grad_out.row, s.value_width)(
-        o_tiles + stage, row, s.queries);
+  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.k.at(b, kh), a.k.row, s.width, thread)(k_tile, begin,
+                                                                                      s.keys);
+  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.v.at(b, kh), a.v.row, s.value_width, thread)(
+      v_tile, begin, s.keys);
+  const int first = s.first_query(begin) / kOthers * kOthers;
+  const int tiles = first < s.queries ? (s.queries - first + kOthers - 1) / kOthers : 0;
+  int next_head = kh * s.group, next = first;  // queries to fetch
+  auto fetch = [&](int stage) {
+    const int t = cuda::opaque(thread);  // addresses are made anew: registers are short
+    const TileCopy<T, kOthers, kWidth, C::kThreads> q(a.q.at(b, next_head), a.q.row, s.width, t);
+    q(q_tiles + stage * C::kOtherBytes, next, s.queries);
+    const TileCopy<T, kOthers, kWidth, C::kThreads> o(a.grad_out.at(b, next_head), a.grad_out.row,
+                                                      s.value_width, t);
+    o(o_tiles + stage * C::kOtherBytes, next, s.queries);
     constexpr int kPieces = kOthers / 4;
-    if (static_cast<int>(threadIdx.x) < 2 * kPieces) {
-      const int which = static_cast<int>(threadIdx.x) / kPieces;
-      const int piece = static_cast<int>(threadIdx.x) % kPieces;
-      const float* from = (which == 0 ? a.exponent : a.delta) +
-                          (static_cast<int64_t>(b) * s.heads + h) * a.padded + row + piece * 4;
+    const int which = t / kPieces;
+    if (which < 2) {
+      const int piece = t % kPieces;
+      const int64_t at = (static_cast<int64_t>(b) * s.heads + next_head) * a.padded + next;
       cuda::copy_async(
-          cuda::shared_address(statistics) + (2 * (i & 1) + which) * kStatistics + piece * 16,
-          from);
+          cuda::shared_address(statistics) + (2 * stage + which) * kStatistics + piece * 16,
+          (which == 0 ? a.exponent : a.delta) + at + piece * 4);
+    }
+    next += kOthers;
+    if (next >= s.queries) {
+      next = first;
+      ++next_head;
     }
   };
   const int count = s.group * tiles;
@@ -198,7 +224,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   cuda::commit_copies();
   cuda::wait_copies<0>();
   __syncthreads();
-  const unsigned own = warp * kRowTiles * C::kRowStep + at.wide;
+  const unsigned own = warp * kRowTiles * C::kRowStep + at;
   const OwnRows<kRowTiles, kWidth, C::kKept> keys(k_tile + own);
   const OwnRows<kRowTiles, kWidth, C::kKept> values(v_tile + own);
 
@@ -212,44 +238,45 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   const float scale = static_cast<float>(s.scale) * kLog2e;
   // Key j is seen by query i when j ≤ i + future.
   const int future = s.causal ? s.keys - s.queries : s.keys;
+  const int ahead = warp_begin - future;  // the first query that sees the warp's first key
 
+  int query = first;
   for (int i = 0; i < count; ++i) {
     cuda::wait_copies<0>();
     __syncthreads();
-    if (i + 1 < count) fetch(i + 1);
+    const int stage = i & 1;
+    if (i + 1 < count) fetch(stage ^ 1);
     cuda::commit_copies();
-    const unsigned q_tile = q_tiles + (i & 1) * C::kOtherBytes;
-    const unsigned o_tile = o_tiles + (i & 1) * C::kOtherBytes;
+    const unsigned q_tile = q_tiles + stage * C::kOtherBytes + at;
     const float* exponents =
-        reinterpret_cast<const float*>(statistics + 2 * (i & 1) * kStatistics) + lane % 4 * 2;
-    const float* deltas = exponents + kOthers;
+        reinterpret_cast<const float*>(statistics + 2 * stage * kStatistics) + lane % 4 * 2;
 #pragma unroll 1
     for (int u = 0; u < kOthers / 16; ++u) {
-      const int query = (first + i % tiles) * kOthers + u * 16;
-      if (warp_begin > query + 15 + future || query >= s.queries) continue;  // nobody sees them
+      const int above = ahead - query - u * 16;  // queries short of seeing the first key
+      if (above > 15) continue;                  // none of these queries sees any of these keys
+      if (query + u * 16 >= s.queries) break;
       cuda::Accumulator p[kRowTiles][2], ds[kRowTiles][2];
-      products<T>(p, keys, q_tile + at.tall + u * C::kRowStep);
-      if constexpr (kKeys) products<T>(ds, values, o_tile + at.tall + u * C::kRowStep);
-      const bool masked = warp_begin + kRowTiles * 16 - 1 > query + future;
+      products<T>(p, keys, q_tile + u * C::kRowStep, 0);
+      if constexpr (kKeys) products<T>(ds, values, q_tile + u * C::kRowStep, kBetween);
+      if (above + kRowTiles * 16 - 1 > 0) hide_future(p, above);
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const auto exponent = cuda::load<2>(exponents + u * 16 + n * 8);
-        const auto delta = cuda::load<2>(deltas + u * 16 + n * 8);
+        const auto delta = cuda::load<2>(exponents + kOthers + u * 16 + n * 8);
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            float w = cuda::exp2_fast(p[m][n][e] * scale - exponent[e % 2]);
-            const int key = warp_begin + m * 16 + lane / 4 + e / 2 * 8;
-            if (masked && key > query + n * 8 + lane % 4 * 2 + e % 2 + future) w = 0;
-            p[m][n][e] = w;
-            if constexpr (kKeys) ds[m][n][e] = w * (ds[m][n][e] - delta[e % 2]);
+            p[m][n][e] = cuda::exp2_fast(p[m][n][e] * scale - exponent[e % 2]);
+            if constexpr (kKeys) ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - delta[e % 2]);
           }
         }
       }
-      if constexpr (kValues) add_weighted<T, kWidth>(grad_v, p, o_tile + at.wide + u * C::kRowStep);
-      if constexpr (kKeys) add_weighted<T, kWidth>(grad_k, ds, q_tile + at.wide + u * C::kRowStep);
+      if constexpr (kValues) add_weighted<T, kWidth>(grad_v, p, q_tile + u * C::kRowStep, kBetween);
+      if constexpr (kKeys) add_weighted<T, kWidth>(grad_k, ds, q_tile + u * C::kRowStep, 0);
     }
+    query += kOthers;
+    if (query >= s.queries) query = first;  // of the next head
   }
 
   __syncthreads();  // tiles of keys and values serve for staging now
@@ -269,6 +296,24 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   }
 }
 
+// Scores −inf for keys (columns, from `key` on) that a query (row, from `query` on) does not see.
+template <int kRowTiles>
+__device__ inline void hide_unseen(cuda::Accumulator (&p)[kRowTiles][2], const Sizes& s, int query,
+                                   int key) {
+  const int lane = static_cast<int>(threadIdx.x % cuda::kWarp);
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int seen = s.visible(query + m * 16 + lane / 4 + e / 2 * 8) - key - lane % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        if (n * 8 + e % 2 >= seen) p[m][n][e] = -INFINITY;
+      }
+    }
+  }
+}
+
 // dQ of the block's queries.
 template <class T, class C>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
@@ -281,20 +326,22 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   const int begin = ((s.queries + C::kRows - 1) / C::kRows - 1 - tile) * C::kRows;
   const int head = static_cast<int>(blockIdx.x) % heads;
   const int b = head / s.heads, h = head % s.heads, kh = h / s.group;
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int warp_begin = begin + warp * kRowTiles * 16;
-  const Lane at = lane_offsets<kWidth>();
+  const unsigned at = lane_offset<kWidth>();
 
   const unsigned q_tile = cuda::shared_address(memory);
   const unsigned o_tile = q_tile + C::kOwnBytes;
   const unsigned k_tiles = o_tile + C::kOwnBytes;
-  const unsigned v_tiles = k_tiles + 2 * C::kOtherBytes;
-  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.q.at(b, h), a.q.row, s.width)(q_tile, begin,
-                                                                             s.queries);
-  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.grad_out.at(b, h), a.grad_out.row, s.value_width)(
-      o_tile, begin, s.queries);
-  const TileCopy<T, kOthers, kWidth, C::kThreads> copy_k(a.k.at(b, kh), a.k.row, s.width);
-  const TileCopy<T, kOthers, kWidth, C::kThreads> copy_v(a.v.at(b, kh), a.v.row, s.value_width);
+  constexpr unsigned kBetween = 2 * C::kOtherBytes;
+  const unsigned v_tiles = k_tiles + kBetween;
+  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.q.at(b, h), a.q.row, s.width, thread)(q_tile, begin,
+                                                                                     s.queries);
+  TileCopy<T, C::kRows, kWidth, C::kThreads>(a.grad_out.at(b, h), a.grad_out.row, s.value_width,
+                                             thread)(o_tile, begin, s.queries);
+  const TileCopy<T, kOthers, kWidth, C::kThreads> copy_k(a.k.at(b, kh), a.k.row, s.width, thread);
+  const TileCopy<T, kOthers, kWidth, C::kThreads> copy_v(a.v.at(b, kh), a.v.row, s.value_width,
+                                                         thread);
   const int last = s.visible(min(begin + C::kRows, s.queries) - 1);
   const int own_last =
       warp_begin < s.queries ? s.visible(min(warp_begin + kRowTiles * 16, s.queries) - 1) : 0;
@@ -307,7 +354,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   cuda::commit_copies();
   cuda::wait_copies<0>();
   __syncthreads();
-  const unsigned own = warp * kRowTiles * C::kRowStep + at.wide;
+  const unsigned own = warp * kRowTiles * C::kRowStep + at;
   const OwnRows<kRowTiles, kWidth, C::kKept> queries(q_tile + own);
   const OwnRows<kRowTiles, kWidth, C::kKept> slopes(o_tile + own);
 
@@ -339,24 +386,23 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     for (int u = 0; u < kOthers / 16; ++u) {
       const int key = j * kOthers + u * 16;
       if (key >= own_last) break;
+      const unsigned others = k_tiles + stage + u * C::kRowStep + at;
       cuda::Accumulator p[kRowTiles][2], ds[kRowTiles][2];
-      products<T>(p, queries, k_tiles + stage + at.tall + u * C::kRowStep);
-      products<T>(ds, slopes, v_tiles + stage + at.tall + u * C::kRowStep);
-      const bool masked = key + 16 > own_first;
+      products<T>(p, queries, others, 0);
+      products<T>(ds, slopes, others, kBetween);
+      if (key + 16 > own_first) hide_unseen(p, s, warp_begin, key);
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int seen = s.visible(warp_begin + m * 16 + lane / 4 + e / 2 * 8) - key;
+        for (int n = 0; n < 2; ++n) {
 #pragma unroll
-          for (int n = 0; n < 2; ++n) {
-            float w = cuda::exp2_fast(p[m][n][e] * scale - exponent[m][e / 2]);
-            if (masked && n * 8 + lane % 4 * 2 + e % 2 >= seen) w = 0;
+          for (int e = 0; e < 4; ++e) {
+            const float w = cuda::exp2_fast(p[m][n][e] * scale - exponent[m][e / 2]);
             ds[m][n][e] = w * (ds[m][n][e] - delta[m][e / 2]);
           }
         }
       }
-      add_weighted<T, kWidth>(sum, ds, k_tiles + stage + at.wide + u * C::kRowStep);
+      add_weighted<T, kWidth>(sum, ds, others, 0);
     }
   }
 

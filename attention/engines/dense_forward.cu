@@ -108,17 +108,14 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
   const Task task = task_of(s, a.section, (s.queries + kRows - 1) / kRows);
   const int b = task.head / s.heads, h = task.head % s.heads;
   const int begin = task.tile * kRows;
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int warp_begin = begin + warp * kRowTiles * 16;
 
-  const TileCopy<T, kRows, kWidth, kThreads> copy_q(a.q.at(b, h), a.q.row, s.width);
-  const TileCopy<T, kKeys, kWidth, kThreads> copy_k(a.k.at(b, h / s.group), a.k.row, s.width);
-  const TileCopy<T, kKeys, kWidth, kThreads> copy_v(a.v.at(b, h / s.group), a.v.row, s.value_width);
   const unsigned q_tile = cuda::shared_address(memory);
   const unsigned k_tiles = q_tile + kTileBytes<kRows, kWidth>;
-  const unsigned v_tiles = k_tiles + 2 * kKeyBytes;
-  const Lane at = lane_offsets<kWidth>();
-  const unsigned q_rows = q_tile + warp * kRowTiles * kRowStep + at.wide;
+  const unsigned v_tiles = k_tiles + 2 * kKeyBytes;  // after both stages of keys
+  const unsigned at = lane_offset<kWidth>();
+  const unsigned q_rows = q_tile + warp * kRowTiles * kRowStep + at;
 
   const int last = s.visible(min(begin + kRows, s.queries) - 1);
   const int tiles = (last + kKeys - 1) / kKeys;
@@ -126,12 +123,18 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
       warp_begin < s.queries ? s.visible(min(warp_begin + kRowTiles * 16, s.queries) - 1) : 0;
   const int own_first = s.visible(warp_begin);
 
-  copy_q(q_tile, begin, s.queries);
+  TileCopy<T, kRows, kWidth, kThreads>(a.q.at(b, h), a.q.row, s.width, thread)(q_tile, begin,
+                                                                               s.queries);
   cuda::commit_copies();
-  if (tiles > 0) {
-    copy_k(k_tiles, 0, s.keys);
-    copy_v(v_tiles, 0, s.keys);
-  }
+  auto fetch = [&](int j, unsigned stage) {
+    // Where registers are short, addresses are made anew for every tile.
+    const int t = C::kQueriesInRegisters ? thread : cuda::opaque(thread);
+    using Copy = TileCopy<T, kKeys, kWidth, kThreads>;
+    const int kh = h / s.group;
+    Copy(a.k.at(b, kh), a.k.row, s.width, t)(k_tiles + stage, j * kKeys, s.keys);
+    Copy(a.v.at(b, kh), a.v.row, s.value_width, t)(v_tiles + stage, j * kKeys, s.keys);
+  };
+  if (tiles > 0) fetch(0, 0);
   cuda::commit_copies();
 
   unsigned q[C::kQueriesInRegisters ? kRowTiles : 1][C::kQueriesInRegisters ? kSteps : 1][4];
@@ -142,7 +145,7 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
       for (int kk = 0; kk < kSteps; ++kk) {
-        cuda::load_matrices(q[m][kk], (q_rows ^ (kk * 32)) + m * kRowStep);
+        load_left(q[m][kk], (q_rows ^ (kk * 32)) + m * kRowStep);
       }
     }
   }
@@ -161,17 +164,15 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
     cuda::wait_copies<0>();
     __syncthreads();
     const unsigned stage = (j & 1) * kKeyBytes;
-    if (j + 1 < tiles) {
-      copy_k(k_tiles + (kKeyBytes - stage), (j + 1) * kKeys, s.keys);
-      copy_v(v_tiles + (kKeyBytes - stage), (j + 1) * kKeys, s.keys);
-    }
+    if (j + 1 < tiles) fetch(j + 1, kKeyBytes - stage);
     cuda::commit_copies();
     if (j * kKeys >= own_last) continue;
 
     Scores<C> p[kRowTiles];
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) clear(p[m]);
-    const unsigned k_tile = k_tiles + stage + at.tall;
+    const unsigned k_tile = k_tiles + stage + at;
+    const unsigned q_now = cuda::opaque(q_rows);
 #pragma unroll
     for (int kk = 0; kk < kSteps; ++kk) {
       unsigned left[kRowTiles][4];
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
 #pragma unroll
           for (int i = 0; i < 4; ++i) left[m][i] = q[m][kk][i];
         } else {
-          cuda::load_matrices(left[m], (q_rows ^ (kk * 32)) + m * kRowStep);
+          load_left(left[m], (q_now ^ (kk * 32)) + m * kRowStep);
         }
       }
 #pragma unroll
@@ -206,7 +207,6 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
       soften<C>(p[m], o[m], top[m], total[m], scale);
     }
 
-    const unsigned v_tile = v_tiles + stage + at.wide;
 #pragma unroll
     for (int kk = 0; kk < kKeys / 16; ++kk) {
       unsigned left[kRowTiles][4];
@@ -215,11 +215,11 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
 #pragma unroll
       for (int n = 0; n < kWidth / 16; ++n) {
         unsigned right[4];
-        cuda::load_transposed(right, (v_tile ^ (n * 32)) + kk * kRowStep);
+        cuda::load_transposed(right, (k_tile ^ (n * 32)) + (2 * kKeyBytes + kk * kRowStep));
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
-          cuda::mma<T>(o[m][2 * n], left[m], right[0], right[1]);
-          cuda::mma<T>(o[m][2 * n + 1], left[m], right[2], right[3]);
+          cuda::mma<T>(o[m][2 * n], left[m], right[0], right[2]);
+          cuda::mma<T>(o[m][2 * n + 1], left[m], right[1], right[3]);
         }
       }
     }

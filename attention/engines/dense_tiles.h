@@ -19,17 +19,25 @@ __device__ inline unsigned chunk_offset(int row, int chunk) {
   return static_cast<unsigned>(row * kWidth * 2 + ((chunk ^ (row & 7)) << 4));
 }
 
-// Where a lane's addresses for ldmatrix begin. Column steps of 16 elements are `xor kk · 32`, row
-// steps of 16 rows are `+ 16 · kWidth · 2`.
-struct Lane {
-  unsigned wide;  // matrices: rows 0–7, rows 8–15 of chunk 0, then both of chunk 1
-  unsigned tall;  // matrices: chunk 0, chunk 1 of rows 0–7, then both of rows 8–15
-};
+// Where a lane's addresses for ldmatrix begin in a tile, for 16 rows by 16 columns: matrices are
+// chunks 0 and 1 of rows 0–7, then of rows 8–15. The next 16 columns are at `xor 32`, the next rows
+// at `+ 16 · kWidth · 2`. The order serves every operand:
+//   right operand whose columns are the tile's rows    b of rows 0–7 is r0, r1; of rows 8–15 r2, r3
+//   right operand whose rows are the tile's rows       transposed: b of chunk 0 is r0, r2; of 1 r1,
+//   r3 left operand                                       r0, r2, r1, r3: load_left
 template <int kWidth>
-__device__ inline Lane lane_offsets() {
+__device__ inline unsigned lane_offset() {
   const int lane = static_cast<int>(threadIdx.x % cuda::kWarp);
-  return {chunk_offset<kWidth>(lane % 16, lane / 16),
-          chunk_offset<kWidth>(lane / 16 * 8 + lane % 8, lane / 8 % 2)};
+  return chunk_offset<kWidth>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+}
+
+__device__ inline void load_left(unsigned (&a)[4], unsigned address) {
+  unsigned r[4];
+  cuda::load_matrices(r, address);
+  a[0] = r[0];
+  a[1] = r[2];
+  a[2] = r[1];
+  a[3] = r[3];
 }
 
 // Copies rows of one head into tiles of kRows × kWidth, zeros beyond its ends; all kThreads take
@@ -41,18 +49,18 @@ struct TileCopy {
 
   const T* from;   // this thread's piece of row 0
   int64_t stride;  // between rows
-  int row;         // this thread's first row in a tile
-  bool inside;     // its chunk lies within the width
+  int row, chunk;  // this thread's first piece in a tile
+  bool inside;     // it lies within the width
 
-  __device__ TileCopy(const T* data, int64_t row_stride, int width) : stride(row_stride) {
-    row = static_cast<int>(threadIdx.x) / kChunks;
-    const int chunk = static_cast<int>(threadIdx.x) % kChunks;
-    inside = chunk * 8 < width;
+  __device__ TileCopy(const T* data, int64_t row_stride, int width, int thread)
+      : stride(row_stride),
+        row(thread / kChunks),
+        chunk(thread % kChunks),
+        inside(chunk * 8 < width) {
     from = data + row * stride + (inside ? chunk * 8 : 0);
   }
   // Rows [begin, begin + kRows) of a head that has `count` of them.
   __device__ void operator()(unsigned tile, int begin, int count) const {
-    const int chunk = static_cast<int>(threadIdx.x) % kChunks;
     const T* source = from + begin * stride;
     if (begin + kRows <= count) {
 #pragma unroll

@@ -62,6 +62,14 @@ __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
 }
 
+// x, of which the compiler knows nothing: what is computed from it in a loop is not kept in
+// registers across the loop.
+template <class T>
+__device__ inline T opaque(T x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // 2^x, 0 for −inf; relative error 2⁻²².
 __device__ inline float exp2_fast(float x) {
   float y;
