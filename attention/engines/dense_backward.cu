@@ -166,6 +166,16 @@ __device__ inline void hide_future(cuda::Accumulator (&p)[kRowTiles][2], int abo
   }
 }
 
+// The first keys have most queries under a causal mask, so their blocks start first.
+struct KeyTask {
+  int begin, batch, head;
+};
+template <class C>
+__device__ inline KeyTask key_task(const Sizes& s, int block) {
+  const int heads = s.batch * s.key_heads;
+  return {block / heads * C::kRows, block % heads / s.key_heads, block % s.key_heads};
+}
+
 // dV and dK of the block's keys, or only one of them where both do not fit into registers.
 template <class T, class C, bool kValues, bool kKeys>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
@@ -174,10 +184,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   constexpr unsigned kStatistics = kOthers * sizeof(float);
   extern __shared__ __align__(1024) char memory[];
   const Sizes& s = a.sizes;
-  const int heads = s.batch * s.key_heads;
-  const int begin = static_cast<int>(blockIdx.x) / heads * C::kRows;  // most queries first
-  const int b = static_cast<int>(blockIdx.x) % heads / s.key_heads;
-  const int kh = static_cast<int>(blockIdx.x) % heads % s.key_heads;
+  const auto [begin, b, kh] = key_task<C>(s, static_cast<int>(blockIdx.x));
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int warp_begin = begin + warp * kRowTiles * 16;
   const unsigned at = lane_offset<kWidth>();
@@ -280,18 +287,21 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   }
 
   __syncthreads();  // tiles of keys and values serve for staging now
+  // What block and warp work on is computed anew, to leave registers to the loop.
+  const KeyTask done = key_task<C>(s, cuda::opaque(static_cast<int>(blockIdx.x)));
+  const int own_rows = cuda::opaque(thread) / 32 * kRowTiles;
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
-    char* staging = memory + (warp * kRowTiles + m) * C::kRowStep;
-    const int row = warp_begin + m * 16;
+    char* staging = memory + (own_rows + m) * C::kRowStep;
+    const int row = done.begin + (own_rows + m) * 16;
     if constexpr (kKeys) {
       const auto factor = static_cast<float>(s.scale);
-      store_rows<T, kWidth>(grad_k[m], factor, factor, staging, a.grad_k.at(b, kh), a.grad_k.row,
-                            row, s.keys, s.width);
+      store_rows<T, kWidth>(grad_k[m], factor, factor, staging, a.grad_k.at(done.batch, done.head),
+                            a.grad_k.row, row, s.keys, s.width);
     }
     if constexpr (kValues) {
-      store_rows<T, kWidth>(grad_v[m], 1, 1, staging, a.grad_v.at(b, kh), a.grad_v.row, row, s.keys,
-                            s.value_width);
+      store_rows<T, kWidth>(grad_v[m], 1, 1, staging, a.grad_v.at(done.batch, done.head),
+                            a.grad_v.row, row, s.keys, s.value_width);
     }
   }
 }

@@ -12,16 +12,19 @@ struct Shape;
 template <>
 struct Shape<64> {
   static constexpr int kWidth = 64, kWarps = 4, kRowTiles = 2, kKeys = 64, kBlocks = 2;
+  static constexpr int kRows = kWarps * kRowTiles * 16;
   static constexpr bool kQueriesInRegisters = true;
 };
 template <>
 struct Shape<128> {
   static constexpr int kWidth = 128, kWarps = 4, kRowTiles = 2, kKeys = 64, kBlocks = 2;
+  static constexpr int kRows = kWarps * kRowTiles * 16;
   static constexpr bool kQueriesInRegisters = false;
 };
 template <>
 struct Shape<256> {
   static constexpr int kWidth = 256, kWarps = 8, kRowTiles = 1, kKeys = 32, kBlocks = 1;
+  static constexpr int kRows = kWarps * kRowTiles * 16;
   static constexpr bool kQueriesInRegisters = false;
 };
 
@@ -37,13 +40,15 @@ struct ForwardArguments {
 // Blocks are started in the order of their numbers: section after section of heads, inside a
 // section the last queries first, because a causal mask gives them most keys.
 struct Task {
-  int tile, head;  // of queries; over the batch
+  int begin, head;  // first query; over the batch
 };
-__device__ inline Task task_of(const Sizes& s, int section, int tiles) {
-  const int begin = static_cast<int>(blockIdx.x) / (section * tiles) * section;
-  const int heads = min(section, s.batch * s.heads - begin);
-  const int inside = static_cast<int>(blockIdx.x) - begin * tiles;
-  return {tiles - 1 - inside / heads, begin + inside % heads};
+template <class C>
+__device__ inline Task task_of(const Sizes& s, int section, int block) {
+  const int tiles = (s.queries + C::kRows - 1) / C::kRows;
+  const int first = block / (section * tiles) * section;
+  const int heads = min(section, s.batch * s.heads - first);
+  const int inside = block - first * tiles;
+  return {(tiles - 1 - inside / heads) * C::kRows, first + inside % heads};
 }
 
 template <class C>
@@ -99,15 +104,14 @@ template <class T, class C>
 __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
     forward_kernel(const __grid_constant__ ForwardArguments<T> a) {
   constexpr int kWidth = C::kWidth, kKeys = C::kKeys, kRowTiles = C::kRowTiles;
-  constexpr int kThreads = C::kWarps * 32, kRows = C::kWarps * kRowTiles * 16;
+  constexpr int kThreads = C::kWarps * 32, kRows = C::kRows;
   constexpr int kSteps = kWidth / 16;
   constexpr unsigned kRowStep = 16 * kWidth * 2;
   constexpr unsigned kKeyBytes = kTileBytes<kKeys, kWidth>;
   extern __shared__ __align__(1024) char memory[];
   const Sizes& s = a.sizes;
-  const Task task = task_of(s, a.section, (s.queries + kRows - 1) / kRows);
-  const int b = task.head / s.heads, h = task.head % s.heads;
-  const int begin = task.tile * kRows;
+  const auto [begin, head] = task_of<C>(s, a.section, static_cast<int>(blockIdx.x));
+  const int b = head / s.heads, h = head % s.heads;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int warp_begin = begin + warp * kRowTiles * 16;
 
@@ -229,33 +233,37 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
     cuda::wait_copies<0>();
     __syncthreads();
   }
-  float* lse = a.lse + static_cast<int64_t>(task.head) * s.queries;
+  // What block and warp work on is computed anew, to leave registers to the loop.
+  const Task done = task_of<C>(s, a.section, cuda::opaque(static_cast<int>(blockIdx.x)));
+  const int own = cuda::opaque(thread) / 32 * kRowTiles;
+  float* lse = a.lse + static_cast<int64_t>(done.head) * s.queries;
+  T* out = a.out.at(done.head / s.heads, done.head % s.heads);
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
+    const int row = done.begin + (own + m) * 16;
     float inverse[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      total[m][r] += __shfl_xor_sync(cuda::kAllLanes, total[m][r], 1);
-      total[m][r] += __shfl_xor_sync(cuda::kAllLanes, total[m][r], 2);
-      inverse[r] = total[m][r] == 0 ? 0 : 1 / total[m][r];
-      const int row = warp_begin + m * 16 + lane / 4 + 8 * r;
-      if (lane % 4 == 0 && row < s.queries) {
-        lse[row] = total[m][r] == 0 ? -INFINITY
-                                    : top[m][r] * static_cast<float>(s.scale) + logf(total[m][r]);
+      float& sum = total[m][r];
+      sum += __shfl_xor_sync(cuda::kAllLanes, sum, 1);
+      sum += __shfl_xor_sync(cuda::kAllLanes, sum, 2);
+      inverse[r] = sum == 0 ? 0 : 1 / sum;
+      const int i = row + lane / 4 + 8 * r;
+      if (lane % 4 == 0 && i < s.queries) {
+        lse[i] = sum == 0 ? -INFINITY : top[m][r] * static_cast<float>(s.scale) + logf(sum);
       }
     }
-    store_rows<T, kWidth>(o[m], inverse[0], inverse[1], memory + (warp * kRowTiles + m) * kRowStep,
-                          a.out.at(b, h), a.out.row, warp_begin + m * 16, s.queries, s.value_width);
+    store_rows<T, kWidth>(o[m], inverse[0], inverse[1], memory + (own + m) * kRowStep, out,
+                          a.out.row, row, s.queries, s.value_width);
   }
 }
 
 template <class T, int kWidth>
 void run(const ForwardArguments<T>& a, Device device) {
   using C = Shape<kWidth>;
-  constexpr int kRows = C::kWarps * C::kRowTiles * 16;
-  constexpr unsigned kBytes = kTileBytes<kRows, kWidth> + 4 * kTileBytes<C::kKeys, kWidth>;
+  constexpr unsigned kBytes = kTileBytes<C::kRows, kWidth> + 4 * kTileBytes<C::kKeys, kWidth>;
   const Sizes& s = a.sizes;
-  const int64_t tiles = (s.queries + kRows - 1) / kRows;
+  const int64_t tiles = (s.queries + C::kRows - 1) / C::kRows;
   cuda::launch("dense_attention", device, forward_kernel<T, C>, grid_of(tiles * s.batch * s.heads),
                C::kWarps * 32, kBytes, a);
 }
