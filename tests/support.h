@@ -113,10 +113,8 @@ inline void add_outputs(Results& results, const TensorList& outputs) {
 }
 
 // A function's outputs and the gradients of those inputs that want one; cotangents are rounded to
-// `dtype`. With `recorded` the gradients are made a second time under create_graph: those of a
-// fused op then come from its definition.
-inline Results evaluate(const TensorFunction& run, const TensorList& inputs, DType dtype,
-                        bool recorded = false) {
+// `dtype`.
+inline Results evaluate(const TensorFunction& run, const TensorList& inputs, DType dtype) {
   RandomScope scope(7);
   TensorList wanted;
   std::vector<std::string> names;
@@ -128,11 +126,7 @@ inline Results evaluate(const TensorFunction& run, const TensorList& inputs, DTy
   const TensorList outputs = run(inputs);
   Results results;
   add_outputs(results, outputs);
-  add_gradients(results, outputs, wanted, names, dtype, {.retain_graph = recorded});
-  if (recorded) {
-    for (std::string& name : names) name = "recorded " + name;
-    add_gradients(results, outputs, wanted, names, dtype, {.create_graph = true});
-  }
+  add_gradients(results, outputs, wanted, names, dtype, {});
   return results;
 }
 

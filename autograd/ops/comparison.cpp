@@ -14,7 +14,7 @@ enum class Relation { eq, ne, lt, le, gt, ge };
 constexpr std::string_view kNames[] = {"eq", "ne", "lt", "le", "gt", "ge"};
 
 template <Relation R, class T>
-bool holds(T a, T b) {
+TESSERA_HD bool holds(T a, T b) {
   switch (R) {
     case Relation::eq:
       return a == b;

@@ -360,7 +360,7 @@ void add_in_place_cuda(const Tensor& sum, const Tensor& x) {
     });
     return;
   }
-  const Tensor other = cast(x, sum.dtype());
+  const Tensor other = cast(x, sum.dtype());  // what an integer takes in is an integer first
   visit_dtype(sum.dtype(), [&]<class T>() { add_typed<T, T>(sum, other); });
 }
 
