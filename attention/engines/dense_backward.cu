@@ -25,6 +25,7 @@ struct BackwardArguments {
   float* exponent;
   float* delta;
   int padded;
+  float scale_log2e;
 };
 
 // kLanes neighbouring threads per query, 16 bytes each.
@@ -242,7 +243,6 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     if constexpr (kKeys) clear(grad_k[m]);
     if constexpr (kValues) clear(grad_v[m]);
   }
-  const float scale = static_cast<float>(s.scale) * kLog2e;
   // Key j is seen by query i when j ≤ i + future.
   const int future = s.causal ? s.keys - s.queries : s.keys;
   const int ahead = warp_begin - future;  // the first query that sees the warp's first key
@@ -274,7 +274,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
         for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            p[m][n][e] = cuda::exp2_fast(p[m][n][e] * scale - exponent[e % 2]);
+            p[m][n][e] = cuda::exp2_fast(p[m][n][e] * a.scale_log2e - exponent[e % 2]);
             if constexpr (kKeys) ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - delta[e % 2]);
           }
         }
@@ -381,7 +381,6 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
       delta[m][r] = row < a.padded ? a.delta[i] : 0;
     }
   }
-  const float scale = static_cast<float>(s.scale) * kLog2e;
 
   for (int j = 0; j < tiles; ++j) {
     cuda::wait_copies<0>();
@@ -407,7 +406,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
         for (int n = 0; n < 2; ++n) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const float w = cuda::exp2_fast(p[m][n][e] * scale - exponent[m][e / 2]);
+            const float w = cuda::exp2_fast(p[m][n][e] * a.scale_log2e - exponent[m][e / 2]);
             ds[m][n][e] = w * (ds[m][n][e] - delta[m][e / 2]);
           }
         }
@@ -481,7 +480,8 @@ void backward_halves(const Sizes& s, const Tensor& q, const Tensor& k, const Ten
                              Heads<const T>(out), Heads<const T>(grad_out), Heads<T>(grads.query),
                              Heads<T>(grads.key), Heads<T>(grads.value), cuda::data<float>(lse),
                              grad_lse.defined() ? cuda::data<float>(grad_lse) : nullptr,
-                             cuda::data<float>(exponent), cuda::data<float>(delta), padded},
+                             cuda::data<float>(exponent), cuda::data<float>(delta), padded,
+                             static_cast<float>(s.scale) * kLog2e},
         q.device());
   };
   if (q.dtype() == DType::bf16) {

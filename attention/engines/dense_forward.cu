@@ -34,7 +34,8 @@ struct ForwardArguments {
   Heads<const T> q, k, v;
   Heads<T> out;
   float* lse;
-  int section;  // heads whose keys and values stay in the L2 cache together
+  float scale_log2e;  // scores are exponents of 2
+  int section;        // heads whose keys and values stay in the L2 cache together
 };
 
 // Blocks are started in the order of their numbers: section after section of heads, inside a
@@ -123,16 +124,13 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
 
   const int last = s.visible(min(begin + kRows, s.queries) - 1);
   const int tiles = (last + kKeys - 1) / kKeys;
-  const int own_last =
-      warp_begin < s.queries ? s.visible(min(warp_begin + kRowTiles * 16, s.queries) - 1) : 0;
-  const int own_first = s.visible(warp_begin);
 
   TileCopy<T, kRows, kWidth, kThreads>(a.q.at(b, h), a.q.row, s.width, thread)(q_tile, begin,
                                                                                s.queries);
   cuda::commit_copies();
   auto fetch = [&](int j, unsigned stage) {
-    // Where registers are short, addresses are made anew for every tile.
-    const int t = C::kQueriesInRegisters ? thread : cuda::opaque(thread);
+    // Addresses are made anew for every tile: registers are short.
+    const int t = cuda::opaque(thread);
     using Copy = TileCopy<T, kKeys, kWidth, kThreads>;
     const int kh = h / s.group;
     Copy(a.k.at(b, kh), a.k.row, s.width, t)(k_tiles + stage, j * kKeys, s.keys);
@@ -162,7 +160,6 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
     top[m][0] = top[m][1] = -INFINITY;
     total[m][0] = total[m][1] = 0;
   }
-  const float scale = static_cast<float>(s.scale) * kLog2e;
 
   for (int j = 0; j < tiles; ++j) {
     cuda::wait_copies<0>();
@@ -170,7 +167,10 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
     const unsigned stage = (j & 1) * kKeyBytes;
     if (j + 1 < tiles) fetch(j + 1, kKeyBytes - stage);
     cuda::commit_copies();
-    if (j * kKeys >= own_last) continue;
+    const int own = cuda::opaque(warp_begin);  // again to save registers
+    if (own >= s.queries || j * kKeys >= s.visible(min(own + kRowTiles * 16, s.queries) - 1)) {
+      continue;
+    }
 
     Scores<C> p[kRowTiles];
 #pragma unroll
@@ -201,14 +201,14 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
       }
     }
 
-    const bool masked = (j + 1) * kKeys > own_first;
+    const bool masked = (j + 1) * kKeys > s.visible(own);
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       if (masked) {
         const int row = warp_begin + m * 16 + lane / 4;
         hide<C>(p[m], s.visible(row) - j * kKeys, s.visible(row + 8) - j * kKeys);
       }
-      soften<C>(p[m], o[m], top[m], total[m], scale);
+      soften<C>(p[m], o[m], top[m], total[m], a.scale_log2e);
     }
 
 #pragma unroll
@@ -281,6 +281,7 @@ void run(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v, cons
                               Heads<const T>(v),
                               Heads<T>(out),
                               cuda::data<float>(lse),
+                              static_cast<float>(s.scale) * kLog2e,
                               static_cast<int>(section)};
   const int width = std::max(s.width, s.value_width);
   if (width <= 64) {
