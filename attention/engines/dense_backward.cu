@@ -26,6 +26,7 @@ struct BackwardArguments {
   float* delta;
   int padded;
   float scale_log2e;
+  int tiles = 0, section = 1;  // see Task
 };
 
 // kLanes neighbouring threads per query, 16 bytes each.
@@ -167,16 +168,6 @@ __device__ inline void hide_future(cuda::Accumulator (&p)[kRowTiles][2], int abo
   }
 }
 
-// The first keys have most queries under a causal mask, so their blocks start first.
-struct KeyTask {
-  int begin, batch, head;
-};
-template <class C>
-__device__ inline KeyTask key_task(const Sizes& s, int block) {
-  const int heads = s.batch * s.key_heads;
-  return {block / heads * C::kRows, block % heads / s.key_heads, block % s.key_heads};
-}
-
 // dV and dK of the block's keys, or only one of them where both do not fit into registers.
 template <class T, class C, bool kValues, bool kKeys>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
@@ -185,7 +176,10 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   constexpr unsigned kStatistics = kOthers * sizeof(float);
   extern __shared__ __align__(1024) char memory[];
   const Sizes& s = a.sizes;
-  const auto [begin, b, kh] = key_task<C>(s, static_cast<int>(blockIdx.x));
+  const int heads = s.batch * s.key_heads;
+  const auto [tile, head] = task_of(static_cast<int>(blockIdx.x), a.tiles, heads, a.section);
+  const int begin = tile * C::kRows;  // the first keys are seen by most queries
+  const int b = head / s.key_heads, kh = head % s.key_heads;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int warp_begin = begin + warp * kRowTiles * 16;
   const unsigned at = lane_offset<kWidth>();
@@ -288,19 +282,22 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 
   __syncthreads();  // tiles of keys and values serve for staging now
   // What block and warp work on is computed anew, to leave registers to the loop.
-  const KeyTask done = key_task<C>(s, cuda::opaque(static_cast<int>(blockIdx.x)));
+  const int block = cuda::opaque(static_cast<int>(blockIdx.x));
+  const Task done = task_of(block, a.tiles, heads, a.section);
   const int own_rows = cuda::opaque(thread) / 32 * kRowTiles;
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
     char* staging = memory + (own_rows + m) * C::kRowStep;
-    const int row = done.begin + (own_rows + m) * 16;
+    const int row = done.tile * C::kRows + (own_rows + m) * 16;
     if constexpr (kKeys) {
       const auto factor = static_cast<float>(s.scale);
-      store_rows<T, kWidth>(grad_k[m], factor, factor, staging, a.grad_k.at(done.batch, done.head),
+      store_rows<T, kWidth>(grad_k[m], factor, factor, staging,
+                            a.grad_k.at(done.head / s.key_heads, done.head % s.key_heads),
                             a.grad_k.row, row, s.keys, s.width);
     }
     if constexpr (kValues) {
-      store_rows<T, kWidth>(grad_v[m], 1, 1, staging, a.grad_v.at(done.batch, done.head),
+      store_rows<T, kWidth>(grad_v[m], 1, 1, staging,
+                            a.grad_v.at(done.head / s.key_heads, done.head % s.key_heads),
                             a.grad_v.row, row, s.keys, s.value_width);
     }
   }
@@ -332,9 +329,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   extern __shared__ __align__(1024) char memory[];
   const Sizes& s = a.sizes;
   const int heads = s.batch * s.heads;
-  const int tile = static_cast<int>(blockIdx.x) / heads;  // most keys first
-  const int begin = ((s.queries + C::kRows - 1) / C::kRows - 1 - tile) * C::kRows;
-  const int head = static_cast<int>(blockIdx.x) % heads;
+  const auto [tile, head] = task_of(static_cast<int>(blockIdx.x), a.tiles, heads, a.section);
+  const int begin = (a.tiles - 1 - tile) * C::kRows;  // the last queries see most keys
   const int b = head / s.heads, h = head % s.heads, kh = h / s.group;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int warp_begin = begin + warp * kRowTiles * 16;
@@ -432,19 +428,25 @@ void run_statistics(const BackwardArguments<T>& a, Device device) {
 }
 
 template <class T, class C, bool kValues, bool kKeys>
-void run_keys(const BackwardArguments<T>& a, Device device) {
-  const int64_t tiles = (a.sizes.keys + C::kRows - 1) / C::kRows;
+void run_keys(BackwardArguments<T> a, Device device) {
+  const Sizes& s = a.sizes;
+  const int heads = s.batch * s.key_heads;
+  a.tiles = (s.keys + C::kRows - 1) / C::kRows;
+  a.section = section_of(int64_t{2} * (s.width + s.value_width) * s.queries * s.group, heads);
   cuda::launch("dense_attention", device, keys_kernel<T, C, kValues, kKeys>,
-               grid_of(tiles * a.sizes.batch * a.sizes.key_heads), C::kThreads,
+               grid_of(int64_t{a.tiles} * heads), C::kThreads,
                2 * C::kOwnBytes + 4 * C::kOtherBytes + 4 * C::kOthers * sizeof(float), a);
 }
 
 template <class T, class C>
-void run_queries(const BackwardArguments<T>& a, Device device) {
-  const int64_t tiles = (a.sizes.queries + C::kRows - 1) / C::kRows;
-  cuda::launch("dense_attention", device, queries_kernel<T, C>,
-               grid_of(tiles * a.sizes.batch * a.sizes.heads), C::kThreads,
-               2 * C::kOwnBytes + 4 * C::kOtherBytes, a);
+void run_queries(BackwardArguments<T> a, Device device) {
+  const Sizes& s = a.sizes;
+  const int heads = s.batch * s.heads;
+  a.tiles = (s.queries + C::kRows - 1) / C::kRows;
+  a.section =
+      section_of(int64_t{2} * (s.width + s.value_width) * s.keys / std::max(s.group, 1), heads);
+  cuda::launch("dense_attention", device, queries_kernel<T, C>, grid_of(int64_t{a.tiles} * heads),
+               C::kThreads, 2 * C::kOwnBytes + 4 * C::kOtherBytes, a);
 }
 
 template <class T>

@@ -34,23 +34,9 @@ struct ForwardArguments {
   Heads<const T> q, k, v;
   Heads<T> out;
   float* lse;
-  float scale_log2e;  // scores are exponents of 2
-  int section;        // heads whose keys and values stay in the L2 cache together
+  float scale_log2e;   // scores are exponents of 2
+  int tiles, section;  // see Task
 };
-
-// Blocks are started in the order of their numbers: section after section of heads, inside a
-// section the last queries first, because a causal mask gives them most keys.
-struct Task {
-  int begin, head;  // first query; over the batch
-};
-template <class C>
-__device__ inline Task task_of(const Sizes& s, int section, int block) {
-  const int tiles = (s.queries + C::kRows - 1) / C::kRows;
-  const int first = block / (section * tiles) * section;
-  const int heads = min(section, s.batch * s.heads - first);
-  const int inside = block - first * tiles;
-  return {(tiles - 1 - inside / heads) * C::kRows, first + inside % heads};
-}
 
 template <class C>
 using Scores = cuda::Accumulator[C::kKeys / 8];
@@ -111,7 +97,9 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
   constexpr unsigned kKeyBytes = kTileBytes<kKeys, kWidth>;
   extern __shared__ __align__(1024) char memory[];
   const Sizes& s = a.sizes;
-  const auto [begin, head] = task_of<C>(s, a.section, static_cast<int>(blockIdx.x));
+  const int heads = s.batch * s.heads;
+  const auto [tile, head] = task_of(static_cast<int>(blockIdx.x), a.tiles, heads, a.section);
+  const int begin = (a.tiles - 1 - tile) * kRows;  // the last queries see most keys
   const int b = head / s.heads, h = head % s.heads;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int warp_begin = begin + warp * kRowTiles * 16;
@@ -234,13 +222,14 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
     __syncthreads();
   }
   // What block and warp work on is computed anew, to leave registers to the loop.
-  const Task done = task_of<C>(s, a.section, cuda::opaque(static_cast<int>(blockIdx.x)));
+  const int block = cuda::opaque(static_cast<int>(blockIdx.x));
+  const Task done = task_of(block, a.tiles, heads, a.section);
   const int own = cuda::opaque(thread) / 32 * kRowTiles;
   float* lse = a.lse + static_cast<int64_t>(done.head) * s.queries;
   T* out = a.out.at(done.head / s.heads, done.head % s.heads);
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
-    const int row = done.begin + (own + m) * 16;
+    const int row = (a.tiles - 1 - done.tile) * kRows + (own + m) * 16;
     float inverse[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -259,22 +248,21 @@ __global__ void __launch_bounds__(C::kWarps * 32, C::kBlocks)
 }
 
 template <class T, int kWidth>
-void run(const ForwardArguments<T>& a, Device device) {
+void run(ForwardArguments<T> a, Device device) {
   using C = Shape<kWidth>;
   constexpr unsigned kBytes = kTileBytes<C::kRows, kWidth> + 4 * kTileBytes<C::kKeys, kWidth>;
-  const Sizes& s = a.sizes;
-  const int64_t tiles = (s.queries + C::kRows - 1) / C::kRows;
-  cuda::launch("dense_attention", device, forward_kernel<T, C>, grid_of(tiles * s.batch * s.heads),
+  const int heads = a.sizes.batch * a.sizes.heads;
+  a.tiles = (a.sizes.queries + C::kRows - 1) / C::kRows;
+  cuda::launch("dense_attention", device, forward_kernel<T, C>, grid_of(int64_t{a.tiles} * heads),
                C::kWarps * 32, kBytes, a);
 }
 
 template <class T>
 void run(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
          const Tensor& lse) {
-  constexpr int64_t kCached = 16 << 20;
-  if (s.batch * s.heads == 0) return;
-  const int64_t bytes = int64_t{2} * (s.width + s.value_width) * s.keys + 1;
-  const int64_t section = std::clamp<int64_t>(kCached / bytes * s.group, 1, s.batch * s.heads);
+  const int heads = s.batch * s.heads;
+  if (heads == 0) return;
+  const int64_t bytes = int64_t{2} * (s.width + s.value_width) * s.keys / s.group;
   const ForwardArguments<T> a{s,
                               Heads<const T>(q),
                               Heads<const T>(k),
@@ -282,7 +270,8 @@ void run(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v, cons
                               Heads<T>(out),
                               cuda::data<float>(lse),
                               static_cast<float>(s.scale) * kLog2e,
-                              static_cast<int>(section)};
+                              0,
+                              section_of(bytes, heads)};
   const int width = std::max(s.width, s.value_width);
   if (width <= 64) {
     run<T, 64>(a, q.device());

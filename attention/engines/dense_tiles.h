@@ -80,6 +80,24 @@ struct TileCopy {
   }
 };
 
+// What a block works on. Blocks are started in the order of their numbers: section after section of
+// heads, whose tensors the L2 cache holds together; inside a section first tile 0 of every head,
+// then tile 1 …, so that tile 0 should be the one with most work.
+struct Task {
+  int tile, head;  // over the batch
+};
+__device__ inline Task task_of(int block, int tiles, int heads, int section) {
+  const int first = block / (section * tiles) * section;
+  const int inside = block - first * tiles;
+  const int here = min(section, heads - first);
+  return {inside / here, first + inside % here};
+}
+inline int section_of(int64_t bytes_per_head, int heads) {
+  constexpr int64_t kCached = 16 << 20;  // of two sections under way, in a cache of 40 MiB or more
+  return static_cast<int>(
+      std::clamp<int64_t>(kCached / (bytes_per_head + 1), 1, std::max(heads, 1)));
+}
+
 template <int kTiles>
 __device__ inline void clear(cuda::Accumulator (&c)[kTiles]) {
 #pragma unroll
