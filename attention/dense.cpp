@@ -24,10 +24,9 @@ int64_t kv_heads_of(const DenseAttentionLayer::Config& c, const Geometry& g) {
   return kv;
 }
 
-// Columns [begin, begin + heads · D) of (B, N, ·) as (B, heads, N, D), a view.
-Tensor split_heads(const Tensor& x, int64_t begin, int64_t heads, int64_t head_dim) {
-  const Tensor part = slice(x, -1, begin, begin + heads * head_dim);
-  return transpose(reshape(part, {x.size(0), x.size(1), heads, head_dim}), 1, 2);
+// (B, N, heads · D) as (B, heads, N, D), a view.
+Tensor split_heads(const Tensor& x, int64_t heads, int64_t head_dim) {
+  return transpose(reshape(x, {x.size(0), x.size(1), heads, head_dim}), 1, 2);
 }
 
 }  // namespace
@@ -43,9 +42,11 @@ DenseAttentionLayer::DenseAttentionLayer(const Config& c, const Geometry& g)
 
 Tensor DenseAttentionLayer::operator()(const Tensor& x, const AttentionContext& context) {
   const Tensor packed = qkv(x);
-  Tensor q = split_heads(packed, 0, heads_, head_dim_);
-  Tensor k = split_heads(packed, heads_ * head_dim_, kv_heads_, head_dim_);
-  Tensor v = split_heads(packed, (heads_ + kv_heads_) * head_dim_, kv_heads_, head_dim_);
+  const int64_t width = heads_ * head_dim_, kv_width = kv_heads_ * head_dim_;
+  const TensorList parts = split(packed, {width, kv_width, kv_width}, -1);
+  Tensor q = split_heads(parts[0], heads_, head_dim_);
+  Tensor k = split_heads(parts[1], kv_heads_, head_dim_);
+  const Tensor v = split_heads(parts[2], kv_heads_, head_dim_);
   if (context.encoding != nullptr) {
     q = context.encoding->rotate(q, context.positions);
     k = context.encoding->rotate(k, context.positions);

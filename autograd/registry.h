@@ -33,6 +33,8 @@ struct OpInfo {
   int orders = 2;      // how many times it is differentiable: 0, 1 or 2
   std::function<std::vector<OpSample>()> samples;
   std::vector<std::function<void()>> wrong_calls;  // each must throw an Error that begins with name
+  // Why it reads values on the host, if it does: then it cannot be recorded into a CUDA graph.
+  std::string reads_values = {};
   // Of a pointwise function of one tensor: where it is defined. There it is swept over extreme f32
   // values, at which neither it nor its derivative may be NaN.
   std::optional<Interval> domain = {};

@@ -7,7 +7,8 @@
 //   f64       1e-9 of it
 //   f32       1e-5 of it
 //   bf16, f16 twice the error that the op's definition (plain ops) makes in the same dtype on the
-//             same device; without a definition two units in the last place of it, or of 1, which
+//             same device, or two units in the last place of it if that is more; without a
+//             definition two units of it, or of 1, which
 //             is the size of the inputs and so of what is rounded on the way
 // Integers and booleans must be equal.
 #pragma once
@@ -184,7 +185,7 @@ inline double allowed(const Tensor& got, DType tested, double scale,
   if (coarser == DType::f64) return 1e-9 * scale + 1e-12;
   if (coarser == DType::f32) return 1e-5 * scale + 1e-6;
   const double unit = unit_in_last_place(coarser);
-  if (of_definition) return std::max(2 * *of_definition, unit * scale) + 1e-6;
+  if (of_definition) return std::max(2 * *of_definition, 2 * unit * scale) + 1e-6;
   return 2 * unit * std::max(1.0, scale);
 }
 

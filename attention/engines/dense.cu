@@ -45,6 +45,28 @@ Tensor with_dense_rows(const Tensor& x) {
   return x.size(3) <= 1 || x.stride(3) == 1 ? x : kernels::contiguous(x);
 }
 
+// Whether `next` lies beside `x` in the rows of one packed (B, N, ·) tensor.
+bool follows(const Tensor& x, const Tensor& next) {
+  return x.storage() == next.storage() && x.strides() == next.strides() && x.stride(3) == 1 &&
+         x.stride(1) == x.size(3) && next.offset() == x.offset() + x.size(1) * x.size(3);
+}
+
+// Where the gradients go. Those of the parts of one packed tensor lie side by side in one buffer,
+// which split() then passes on as it is.
+DenseGradients empty_gradients(const Tensor& q, const Tensor& k, const Tensor& v) {
+  const auto alone = [](const Tensor& x) { return empty_heads(x.shape(), x.dtype(), x.device()); };
+  if (q.numel() == 0 || q.size(2) != k.size(2) || !follows(q, k) || !follows(k, v)) {
+    return {alone(q), alone(k), alone(v)};
+  }
+  const int64_t heads = q.size(1) + 2 * k.size(1);
+  const Tensor packed =
+      empty_heads({q.size(0), heads, q.size(2), q.size(3)}, q.dtype(), q.device());
+  const auto part = [&](int64_t first, int64_t count) {
+    return views::slice(packed, 1, first, first + count);
+  };
+  return {part(0, q.size(1)), part(q.size(1), k.size(1)), part(q.size(1) + k.size(1), k.size(1))};
+}
+
 // Rows in 16-byte pieces: x itself, or a copy with zeros at the end of every row.
 Tensor in_chunks(const Tensor& x) {
   bool fits = x.size(3) % kChunk == 0 && x.stride(3) == 1 &&
@@ -105,8 +127,7 @@ DenseGradients dense_backward_cuda(const Tensor& query, const Tensor& key, const
   const Tensor q = prepared(query), k = prepared(key), v = prepared(value);
   const Tensor out = prepared(forward.output), grad_out = prepared(grad_output);
   const Sizes s = sizes_of(q, k, v, options);
-  auto like = [](const Tensor& x) { return empty_heads(x.shape(), x.dtype(), x.device()); };
-  const DenseGradients g{like(q), like(k), like(v)};
+  const DenseGradients g = empty_gradients(q, k, v);
   (half ? backward_halves : backward_exact)(s, q, k, v, out, forward.logsumexp, grad_out,
                                             grad_logsumexp, g);
   return {first_columns(g.query, query.size(3)), first_columns(g.key, key.size(3)),

@@ -295,6 +295,8 @@ Tensor einsum(std::string_view text, const TensorList& operands) {
   DType dtype = operands[0].dtype();
   for (const Tensor& x : operands) {
     detail::check_floating("einsum", x);
+    check(x.device() == operands[0].device(), "einsum: operands on different devices: {} and {}",
+          operands[0].device(), x.device());
     dtype = promote(dtype, x.dtype());
   }
   auto [list, output] = parse(pattern, operands);

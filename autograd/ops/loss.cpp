@@ -110,7 +110,7 @@ OpInfo row(const char* name, const char* formula, const char* source, const Loss
 
 const RegisterOp bce_row{row("binary_cross_entropy_with_logits", "softplus(x) − t x", "",
                              [](const Tensor& x, const Tensor& t, Reduction r) {
-                               const Tensor weight = samples::positive(x.shape()).to(x.device());
+                               const Tensor weight = abs(t.detach()) + 0.5;
                                return binary_cross_entropy_with_logits(x, t, {}, r) +
                                       binary_cross_entropy_with_logits(x, t, weight, r);
                              })};

@@ -220,6 +220,8 @@ Tensor rotary(const Tensor& x, const Tensor& positions, const RotaryOptions& opt
   const int64_t width = options.rotary_dim == 0 ? x.size(-1) : options.rotary_dim;
   check(width % 2 == 0 && width >= 0 && width <= x.size(-1),
         "rotary: {} channels of {} cannot turn in pairs", width, x.shape());
+  check(positions.device() == x.device(), "rotary: positions on {} for an input on {}",
+        positions.device(), x.device());
   check(is_integral(positions.dtype()), "rotary: positions must be integers, got {}",
         positions.dtype());
   Shape tokens = x.shape();

@@ -97,9 +97,9 @@ struct Softmax {
   }
 };
 
-// 1 for rows with a finite entry, 0 for rows of −∞: (…, C) → (…, 1).
-Tensor live_rows(const Tensor& y) {
-  return gt(sum(exp(y.detach()), {-1}, true), 0.5).to(y.dtype());
+// 1 for rows of probabilities, 0 for the zeros that rows of −∞ have instead: (…, C) → (…, 1).
+Tensor live_rows(const Tensor& p) {
+  return gt(sum(p.detach(), {-1}, true), 0.5).to(p.dtype());
 }
 
 // y = x − log Σ exp(x), gx = g − exp(y) Σ g; along the last dimension.
@@ -107,16 +107,21 @@ struct LogSoftmax {
   static constexpr std::string_view name = "log_softmax";
 
   Tensor forward(Forward& f, const Tensor& x) const {
-    const Tensor y = x.device().is_cuda() ? on_device(x, true) : on_cpu(x);
+    if (x.device().is_cuda()) {
+      f.save(x);
+      return on_device(x, true);
+    }
+    const Tensor y = on_cpu(x);
     f.save_output(y);
     return y;
   }
 
   void backward(Backward& b) const {
-    const Tensor y = b.saved(0);
+    const Tensor y = b.saved(0);  // on a device, x
     const Tensor& g = b.grad();
     if (b.recording()) {
-      b.add(0, live_rows(y) * (g - softmax(y, -1) * sum(g, {-1}, true)));
+      const Tensor p = softmax(y, -1);
+      b.add(0, live_rows(p) * (g - p * sum(g, {-1}, true)));
     } else {
       b.add(0, y.device().is_cuda() ? gradient_on_device(y, g, true) : gradient_on_cpu(y, g));
     }

@@ -32,7 +32,8 @@ __global__ void softmax_kernel(const T* x, T* y, int64_t rows, int64_t n, bool c
   });
 }
 
-// The gradient needs one sum over the row: Σ g y, or Σ g.
+// The gradient needs one sum over the row: Σ g y, or Σ g. For the logarithm y is what softmax got,
+// since a half that holds log p is too coarse for p.
 template <class T, int V, bool kLog>
 __global__ void backward_kernel(const T* y, const T* g, T* gx, int64_t rows, int64_t n,
                                 bool cached) {
@@ -47,7 +48,7 @@ __global__ void backward_kernel(const T* y, const T* g, T* gx, int64_t rows, int
   const T* from_g = g + row * n;
   T* to = gx + row * n;
   const C lowest = -math::detail::kInfinity<C>;
-  C total = 0, highest = lowest;
+  C total = 0, highest = lowest;  // the sum, the row's maximum
   cuda::for_each_piece<T, V>(from_y, n, [&](int64_t i, const cuda::Vector<T, V>& p) {
     const auto q = cuda::load<V>(from_g + i);
     if (cached) {
@@ -64,6 +65,18 @@ __global__ void backward_kernel(const T* y, const T* g, T* gx, int64_t rows, int
   total = cuda::block_reduce(total, cuda::Sum{}, C(0), scratch);
   if (kLog) highest = cuda::block_reduce(highest, cuda::Max{}, lowest, scratch);
   const bool dead = kLog && highest == lowest;  // a row of −∞
+  C scale = 1;
+  if (kLog && !dead) {
+    C exponentials = 0;
+    cuda::for_each_piece<T, V>(cached ? kept_y : from_y, n,
+                               [&](int64_t, const cuda::Vector<T, V>& p) {
+#pragma unroll
+                                 for (int k = 0; k < V; ++k) {
+                                   exponentials += cuda::exponential<T>(convert<C>(p[k]) - highest);
+                                 }
+                               });
+    scale = 1 / cuda::block_reduce(exponentials, cuda::Sum{}, C(0), scratch);
+  }
   const T* again_g = cached ? kept_g : from_g;
   cuda::for_each_piece<T, V>(
       cached ? kept_y : from_y, n, [&](int64_t i, const cuda::Vector<T, V>& p) {
@@ -71,8 +84,9 @@ __global__ void backward_kernel(const T* y, const T* g, T* gx, int64_t rows, int
 #pragma unroll
         for (int k = 0; k < V; ++k) {
           const C value = convert<C>(p[k]), grad = convert<C>(q[k]);
-          q[k] = convert<T>(kLog ? (dead ? C(0) : grad - cuda::exponential<T>(value) * total)
-                                 : value * (grad - total));
+          q[k] = convert<T>(
+              kLog ? (dead ? C(0) : grad - cuda::exponential<T>(value - highest) * scale * total)
+                   : value * (grad - total));
         }
         cuda::store(to + i, q);
       });

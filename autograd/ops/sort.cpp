@@ -100,7 +100,8 @@ OpInfo value_row(const char* name, const char* formula, const Selection& f,
           .source = "",
           .orders = orders,
           .samples = [=] { return value_samples(f); },
-          .wrong_calls = std::move(wrong_calls)};
+          .wrong_calls = std::move(wrong_calls),
+          .reads_values = "the shape of the result depends on the values"};
 }
 
 const RegisterOp topk_row{

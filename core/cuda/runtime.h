@@ -44,14 +44,15 @@ T* data(const Tensor& x) {
 }
 
 // kernel<<<grid, block, shared, stream>>>(arguments…), with errors of the launch checked. An empty
-// grid does nothing. Shared memory above 48 KiB is asked for on the way.
+// grid does nothing. A block that may need more than 48 KiB of shared memory, its
+// own variables included, asks for it on the way.
 void prepare_shared(std::string_view op, const void* kernel, size_t shared);
 template <class... P, class... A>
 void launch(std::string_view op, Device device, void (*kernel)(P...), dim3 grid, dim3 block,
             size_t shared, A&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   use(device);
-  if (shared > 48 * 1024) prepare_shared(op, reinterpret_cast<const void*>(kernel), shared);
+  if (shared > 32 * 1024) prepare_shared(op, reinterpret_cast<const void*>(kernel), shared);
   kernel<<<grid, block, shared, stream(device)>>>(static_cast<P>(arguments)...);
   check_status(cudaPeekAtLastError(), op);
 }

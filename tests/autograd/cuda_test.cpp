@@ -186,6 +186,7 @@ TEST_SUITE("cuda") {
     Failures failures("recorded ops");
     for (const OpInfo* op : chosen_ops()) {
       CAPTURE(op->name);
+      if (!op->reads_values.empty()) continue;  // nothing to record, as the row says
       for (const OpSample& sample : op->samples()) check_recording(failures, *op, sample);
     }
     failures.report();
