@@ -46,7 +46,7 @@ Tensor DenseAttentionLayer::operator()(const Tensor& x, const AttentionContext& 
   const TensorList parts = split(packed, {width, kv_width, kv_width}, -1);
   Tensor q = split_heads(parts[0], heads_, head_dim_);
   Tensor k = split_heads(parts[1], kv_heads_, head_dim_);
-  const Tensor v = split_heads(parts[2], kv_heads_, head_dim_);
+  Tensor v = split_heads(parts[2], kv_heads_, head_dim_);
   if (context.encoding != nullptr) {
     q = context.encoding->rotate(q, context.positions);
     k = context.encoding->rotate(k, context.positions);

@@ -2,6 +2,7 @@
 
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/elementwise.h"
 #include "tessera/autograd/pointwise.h"
 #include "tessera/autograd/registry.h"
 
