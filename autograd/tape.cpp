@@ -19,7 +19,7 @@ thread_local bool recording_enabled = true;
 std::atomic<uint64_t> next_sequence{1};
 
 bool exclusively_owned(const Tensor& x) {
-  return x.storage().use_count() == 1 && x.is_contiguous();
+  return x.is_unshared() && x.is_contiguous();
 }
 
 // sum += grad; the first arrival is kept as it is.

@@ -22,6 +22,7 @@
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/fill.h"
 #include "tessera/core/kernels/gemm.h"
+#include "tessera/core/kernels/gemm_cuda.h"
 #include "tessera/core/random.h"
 #include "tessera/core/view.h"
 #include "tessera/train/optimizer.h"
@@ -134,7 +135,37 @@ void linear(Table& table, const std::string& name, int64_t rows, int64_t in, int
   table.flops(name + " gradient of weight", count, [&] { kernels::gemm(dw, t(y), x); });
 }
 
+// The products around a GELU with what cuBLASLt can do to their results on the way out.
+void fused_products(Table& table, const std::string& name, int64_t rows, int64_t width) {
+  const int64_t hidden = 4 * width;
+  const Options like{DType::bf16, kGpu};
+  const Tensor x = normal({rows, width}), g = normal({rows, width});
+  const Tensor w1 = normal({hidden, width}), w2 = normal({width, hidden});
+  const Tensor u = normal({rows, hidden}), h = empty({rows, hidden}, like);
+  const Tensor dw = empty({width, hidden}, like);
+  const Tensor bias = normal({hidden}), sums = empty({hidden}, like),
+               out_sums = empty({width}, like);
+  const double count = 2.0 * static_cast<double>(rows) * static_cast<double>(width * hidden);
+  const auto row = [&](const char* what, const Tensor& c, const Tensor& a, const Tensor& b,
+                       const kernels::Epilogue& epilogue) {
+    if (!kernels::gemm_fuses(c, a, b, 0, epilogue)) return;
+    table.flops(name + what, count, [&] { kernels::gemm_cuda(c, a, b, 1, 0, epilogue); });
+  };
+  const auto t = [](const Tensor& m) { return views::transpose(m, 0, 1); };
+  row(" up", h, x, t(w1), {});
+  row(" up + bias", h, x, t(w1), {.bias = bias});
+  row(" up + bias + gelu", h, x, t(w1), {.bias = bias, .gelu_input = u});
+  row(" down gradient", h, g, w2, {});
+  row(" down gradient, gelu'", h, g, w2, {.gelu_at = u});
+  row(" down gradient, gelu', sums", h, g, w2, {.gelu_at = u, .sums = sums});
+  row(" down weight", dw, t(g), h, {});
+  row(" down weight, sums", dw, t(g), h, {.sums = out_sums});
+}
+
 void products(Table& table) {
+  fused_products(table, "768, 32768 rows:", kTokens, kWidth);
+  fused_products(table, "384, 16384 rows:", kTokens / 2, kWidth / 2);
+
   linear(table, "qkv 768 to 2304", kTokens, kWidth, 3 * kWidth);
   linear(table, "projection 768 to 768", kTokens, kWidth, kWidth);
   linear(table, "up 768 to 3072", kTokens, kWidth, 4 * kWidth);

@@ -117,6 +117,8 @@ class Tensor {
     return *impl_;
   }
   bool is_same(const Tensor& other) const { return impl_ == other.impl_; }
+  // Whether nobody else can see this tensor's memory: no other handle, no other view.
+  bool is_unshared() const { return impl_.use_count() == 1 && impl_->storage.use_count() == 1; }
 
  private:
   double item_as_double() const;

@@ -42,14 +42,9 @@ struct MlpOp {
     detail::add_weight_gradients(b, 3, 4, g, h);
     if (!b.needs(0) && !b.needs(1) && !b.needs(2)) return;
     Tensor gu = empty(u.shape(), {u.dtype(), u.device()});
-    const Tensor sums = gradient_of_hidden(gu, g, w2, u, b.needs(2));
+    gradient_of_hidden(gu, g, w2, u);
     if (b.needs(0)) detail::add_gemm(b, 0, x.shape(), gu, w1);
-    if (sums.defined()) {
-      b.add(2, sums);
-      detail::add_weight_gradients(b, 1, {}, gu, rows);
-    } else {
-      detail::add_weight_gradients(b, 1, 2, gu, rows);
-    }
+    detail::add_weight_gradients(b, 1, 2, gu, rows);
   }
 
   Tensor definition(const TensorList& in) const {
@@ -76,21 +71,18 @@ struct MlpOp {
     return gelu_tanh(u);
   }
 
-  // gu = (g W₂) gelu'(u); the sums of its columns too when that costs nothing extra.
-  static Tensor gradient_of_hidden(Tensor& gu, const Tensor& g, const Tensor& w2, const Tensor& u,
-                                   bool sums_wanted) {
+  // gu = (g W₂) gelu'(u).
+  static void gradient_of_hidden(Tensor& gu, const Tensor& g, const Tensor& w2, const Tensor& u) {
     if constexpr (kCuda) {
-      kernels::Epilogue fused{.gelu_at = u};
-      if (sums_wanted) fused.sums = empty({u.size(1)}, {u.dtype(), u.device()});
+      const kernels::Epilogue fused{.gelu_at = u};
       if (may_fuse(u) && kernels::gemm_fuses(gu, g, w2, 0, fused)) {
         kernels::gemm_cuda(gu, g, w2, 1, 0, fused);
-        return fused.sums;
+        return;
       }
     }
     const Tensor gh = empty(u.shape(), {u.dtype(), u.device()});
     kernels::gemm(gh, g, w2);
     gu = gelu_tanh_gradient(gh, u);
-    return {};
   }
 };
 

@@ -100,8 +100,7 @@ OpInfo value_row(const char* name, const char* formula, const Selection& f,
           .source = "",
           .orders = orders,
           .samples = [=] { return value_samples(f); },
-          .wrong_calls = std::move(wrong_calls),
-          .reads_values = "the shape of the result depends on the values"};
+          .wrong_calls = std::move(wrong_calls)};
 }
 
 const RegisterOp topk_row{
@@ -134,7 +133,8 @@ OpInfo integer_row(const char* name, const char* formula, const Selection& f,
                 return std::vector<OpSample>{{"(2, 5)", {samples::integers({2, 5}, 0, 4)}, run, {}},
                                              {"size 0", {samples::integers({0}, 0, 4)}, run, {}}};
               },
-          .wrong_calls = std::move(wrong_calls)};
+          .wrong_calls = std::move(wrong_calls),
+          .reads_values = "the shape of the result depends on the values"};
 }
 
 const RegisterOp one_hot_row{integer_row(

@@ -48,11 +48,11 @@ TEST_CASE("softmax and log_softmax of rows of any length") {
   Failures failures("softmax");
   for (DType dtype : kFloating) {
     for (int64_t n : kColumns) {
-      const TensorList x = {samples::normal({3, n})};
+      const TensorList x = {samples::normal({3, n}) * 3};
       check_sample(failures, "softmax", columns_text(n), x, dtype,
-                   [](const TensorList& in) { return TensorList{softmax(in[0] * 3, -1)}; });
+                   [](const TensorList& in) { return TensorList{softmax(in[0], -1)}; });
       check_sample(failures, "log_softmax", columns_text(n), x, dtype,
-                   [](const TensorList& in) { return TensorList{log_softmax(in[0] * 3, -1)}; });
+                   [](const TensorList& in) { return TensorList{log_softmax(in[0], -1)}; });
     }
     check_sample(failures, "softmax", "rows that are not aligned", {samples::normal({5, 1025})},
                  dtype, [](const TensorList& in) {

@@ -6,6 +6,7 @@
 #include "tessera/autograd/gradcheck.h"
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/matmul.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/core/create.h"
@@ -37,6 +38,19 @@ struct WrongSquare {
 };
 
 }  // namespace
+
+TEST_CASE("backward leaves the gradient it was given as it was") {
+  Tensor x = tensor({1, 2, 3, 4}, {2, 2});
+  Tensor w = tensor({1, 1, 0, 2}, {2, 2});
+  x.set_requires_grad();
+  w.set_requires_grad();
+  // x receives the given gradient itself first, and then a product that is added to it.
+  const Tensor y = matmul(x, w) + x;
+  const Tensor given = ones_like(y);
+  backward({y}, {given});
+  CHECK(given.to_vector<float>() == std::vector<float>(4, 1.0f));
+  CHECK(x.grad().to_vector<float>() == std::vector<float>{3, 3, 3, 3});
+}
 
 TEST_CASE("gradients of leaves add up over uses and over backward calls") {
   const Tensor x = leaf({1, 2, 3});
