@@ -2,9 +2,10 @@
 
 #include "tessera/autograd/ops/arguments.h"
 #include "tessera/autograd/ops/arithmetic.h"
-#include "tessera/autograd/ops/elementwise.h"
+#include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/pointwise.h"
 #include "tessera/autograd/registry.h"
+#include "tessera/core/create.h"
 
 namespace tessera {
 namespace {
@@ -109,12 +110,15 @@ OpInfo row(const char* name, const char* formula, const char* source, const Loss
           [f] { f(samples::integers({2}, 0, 2), samples::integers({2}, 0, 2), Reduction::mean); }}};
 }
 
-const RegisterOp bce_row{row("binary_cross_entropy_with_logits", "softplus(x) − t x", "",
-                             [](const Tensor& x, const Tensor& t, Reduction r) {
-                               const Tensor weight = abs(t.detach()) + 0.5;
-                               return binary_cross_entropy_with_logits(x, t, {}, r) +
-                                      binary_cross_entropy_with_logits(x, t, weight, r);
-                             })};
+const RegisterOp bce_row{
+    row("binary_cross_entropy_with_logits", "softplus(x) − t x", "",
+        [](const Tensor& x, const Tensor& t, Reduction r) {
+          const Options like{is_floating(x.dtype()) ? x.dtype() : DType::f32, x.device()};
+          const auto count = static_cast<double>(x.numel());
+          const Tensor weight = reshape(arange(0.5, count + 0.5, 1, like), x.shape());
+          return binary_cross_entropy_with_logits(x, t, {}, r) +
+                 binary_cross_entropy_with_logits(x, t, weight, r);
+        })};
 const RegisterOp mse_row{row("mse_loss", "(x − y)²", "", mse_loss)};
 const RegisterOp l1_row{row("l1_loss", "|x − y|", "", l1_loss)};
 const RegisterOp smooth_row{row("smooth_l1_loss", "d²/(2β) for d = |x − y| < β, else d − β/2",
