@@ -123,7 +123,7 @@ int64_t page_faults() {
 // The kernels that do the arithmetic of a model, as opposed to copies, bookkeeping and data.
 const char* group_of(const std::string& row) {
   const std::string op = row.substr(0, row.find(' '));
-  for (const char* gemm : {"matmul", "linear", "linear_cross_entropy", "conv"}) {
+  for (const char* gemm : {"matmul", "linear", "mlp", "linear_cross_entropy", "conv"}) {
     if (op == gemm) return "gemm";
   }
   if (op.ends_with("attention")) return "attention";
