@@ -14,7 +14,8 @@ struct Epilogue {
   // (M, N), read: the result is multiplied by the derivative of that GELU there.
   Tensor gelu_at = {};
   // Written: with gelu_at, (N), the sums of the result's columns; else (M), the sums of A's rows
-  // (a bias gradient beside a weight gradient, A being the transposed gradient). C's dtype.
+  // (a bias gradient beside a weight gradient, A being the transposed gradient). C's dtype. On
+  // Hopper a kernel of its own is faster: the ops here do not ask for them, a benchmark does.
   Tensor sums = {};
 };
 
