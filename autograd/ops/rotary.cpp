@@ -202,11 +202,11 @@ Tensor turns(const Tensor& positions, const std::vector<double>& frequencies, DT
   const int64_t* at = dense.data<int64_t>();
   visit_floating("rotary", dtype, [&]<class T>() {
     parallel_for(positions.numel(), 16 * positions.numel() * count, [&](int64_t p) {
-      T* row = table.data<T>() + p * 2 * count;
+      T* pair = table.data<T>() + p * 2 * count;  // cosines, sines
       for (int64_t i = 0; i < count; ++i) {
         const double angle = static_cast<double>(at[p]) * frequencies[static_cast<size_t>(i)];
-        row[i] = static_cast<T>(std::cos(angle));
-        row[count + i] = static_cast<T>(std::sin(angle));
+        pair[i] = static_cast<T>(std::cos(angle));
+        pair[count + i] = static_cast<T>(std::sin(angle));
       }
     });
   });
@@ -232,7 +232,7 @@ Tensor rotary(const Tensor& x, const Tensor& positions, const RotaryOptions& opt
   const Tensor at = kernels::contiguous(kernels::cast(positions, DType::i64));
   const std::vector<double> frequencies = frequencies_of(width, options);
   if (x.device().is_cuda()) {
-    return apply(Rotary{options.interleaved, frequencies}, x, kernels::to_device(at, x.device()));
+    return apply(Rotary{options.interleaved, frequencies}, x, at);
   }
   return apply(Rotary{options.interleaved, frequencies}, x, turns(at, frequencies, x.dtype()));
 }
