@@ -77,7 +77,9 @@ TEST_SUITE("cuda") {
     for (DType dtype : kAll) {
       Failures failures(fmt::format("sums of {}", dtype));
       for (const Shape& shape : kShapes) {
-        for (const auto& [layout, x] : layouts(small_integers(shape, dtype))) {
+        for (const auto& view : layouts(small_integers(shape, dtype))) {
+          const auto& layout = view.first;
+          const Tensor& x = view.second;
           const Tensor y = placed(x, dtype, kGpu);
           for (const Shape& dims : dims_of(x.shape())) {
             const std::string label = fmt::format("{} {} over {}", layout, x.shape(), dims);
@@ -124,7 +126,9 @@ TEST_SUITE("cuda") {
     for (const Shape& shape : {Shape{}, Shape{0}, Shape{1000}, Shape{13, 40}, Shape{3, 5, 7}}) {
       for (DType to : kAll) {
         for (DType from : kAll) {
-          for (const auto& [layout, x] : layouts(small_integers(shape, to))) {
+          for (const auto& view : layouts(small_integers(shape, to))) {
+            const auto& layout = view.first;
+            const Tensor& x = view.second;
             if (layout == "expanded") continue;  // one place for many sums
             const std::string label = fmt::format("{} {} += {}", layout, x.shape(), from);
             const Tensor here = placed(x, to, {}), there = placed(x, to, kGpu);
@@ -149,7 +153,9 @@ TEST_SUITE("cuda") {
     for (DType dtype : kAll) {
       for (const Shape& shape : {Shape{5}, Shape{70, 3}, Shape{4, 9, 8}, Shape{600, 64}}) {
         for (int64_t dim = 0; dim < shape.rank(); ++dim) {
-          for (const auto& [layout, x] : layouts(small_integers(shape, dtype))) {
+          for (const auto& view : layouts(small_integers(shape, dtype))) {
+            const auto& layout = view.first;
+            const Tensor& x = view.second;
             const Tensor y = placed(x, dtype, kGpu);
             const std::string label = fmt::format("{} {} along {}", layout, x.shape(), dim);
             const std::string subject = fmt::format("{}", dtype);
