@@ -105,8 +105,8 @@ struct Concat {
   }
 };
 
-// Neighbouring slices at once. A kernel that writes the gradients of all parts side by side into one
-// buffer has already joined them.
+// Neighbouring slices at once. A kernel that writes the gradients of all parts side by side into
+// one buffer has already joined them.
 struct Split {
   static constexpr std::string_view name = "split";
   Shape from;

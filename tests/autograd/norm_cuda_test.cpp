@@ -10,6 +10,7 @@
 #include "tessera/autograd/registry.h"
 #include "tessera/autograd/tape.h"
 #include "tessera/core/create.h"
+#include "tessera/tests/support.h"
 
 using namespace tessera;
 
@@ -17,12 +18,6 @@ namespace {
 
 constexpr Device kDevice{Device::Kind::cuda, 0};
 constexpr DType kDTypes[] = {DType::f32, DType::f64, DType::bf16, DType::f16};
-
-bool without_device() {
-  if (cuda_device_count() > 0) return false;
-  MESSAGE("skipped: no CUDA device");
-  return true;
-}
 
 double tolerance(DType dtype) {
   if (dtype == DType::f64) return 1e-11;
@@ -125,7 +120,7 @@ void check_rows(int64_t rows, int64_t width, DType dtype, std::optional<DType> p
 
 TEST_SUITE("cuda") {
   TEST_CASE("row norms of every width agree with the CPU") {
-    if (without_device()) return;
+    if (!test::has_gpu()) return;
     for (const DType dtype : kDTypes) {
       for (const int64_t width : {1, 7, 64, 384, 768, 1000, 1024, 1536, 4096, 10000}) {
         for (const int64_t rows : {1, 37}) check_rows(rows, width, dtype);
@@ -135,7 +130,7 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("row norms of many rows agree with the CPU") {
-    if (without_device()) return;
+    if (!test::has_gpu()) return;
     for (const DType dtype : kDTypes) {
       check_rows(5000, 64, dtype);
       check_rows(5000, 768, dtype);
@@ -145,14 +140,14 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("row norms of halves take f32 parameters") {
-    if (without_device()) return;
+    if (!test::has_gpu()) return;
     for (const DType dtype : {DType::bf16, DType::f16}) {
       for (const int64_t width : {7, 768, 2048}) check_rows(37, width, dtype, DType::f32);
     }
   }
 
   TEST_CASE("row norms work on views, without parameters and on nothing") {
-    if (without_device()) return;
+    if (!test::has_gpu()) return;
     for (const DType dtype : kDTypes) {
       const Tensor wide = samples::normal({9, 770});
       const TensorFunction sliced = [](const TensorList& x) {
@@ -173,7 +168,7 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("batch, group and instance norm agree with the CPU") {
-    if (without_device()) return;
+    if (!test::has_gpu()) return;
     for (const DType dtype : kDTypes) {
       for (const Shape& shape : {Shape{4, 6, 16, 16}, Shape{3, 6, 7, 7}, Shape{300, 6},
                                  Shape{2, 6, 70000}, Shape{5, 6, 3}, Shape{1, 6}}) {
@@ -198,7 +193,7 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("batch norm on a device keeps the statistics of the batch") {
-    if (without_device()) return;
+    if (!test::has_gpu()) return;
     const Tensor x = samples::normal({8, 5, 33});
     const BatchNormResult here = batch_norm(x), there = batch_norm(x.to(kDevice));
     check_close(there.mean, here.mean, 1e-11);
@@ -206,7 +201,7 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("rotary positions agree with the CPU, also far away") {
-    if (without_device()) return;
+    if (!test::has_gpu()) return;
     std::vector<int64_t> far;
     for (int64_t i = 0; i < 40; ++i) far.push_back(i * 25'000 + 3);
     const Tensor positions = from_values(far, {40});
@@ -229,7 +224,7 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("triangles of every dtype agree with the CPU") {
-    if (without_device()) return;
+    if (!test::has_gpu()) return;
     for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::i64, DType::u8}) {
       const Tensor x = samples::integers({3, 37, 50}, 1, 100).to(dtype);
       for (const int64_t diagonal : {0, -3, 4, 60, -60}) {

@@ -5,6 +5,7 @@
 #include "tessera/core/create.h"
 #include "tessera/core/cuda/capture.h"
 #include "tessera/core/random.h"
+#include "tessera/tests/support.h"
 
 using namespace tessera;
 
@@ -12,12 +13,6 @@ namespace {
 
 constexpr Device kDevice{Device::Kind::cuda, 0};
 constexpr int64_t kSizes[] = {0, 1, 2, 3, 5, 1000, 70'001};
-
-bool no_device() {
-  if (cuda_device_count() > 0) return false;
-  MESSAGE("no CUDA device: skipped");
-  return true;
-}
 
 // fill(x) on the CPU and on the device: the largest difference relative to max(1, |value|).
 template <class Fill>
@@ -39,7 +34,7 @@ double difference(int64_t n, DType dtype, const Fill& fill) {
 TEST_SUITE_BEGIN("cuda");
 
 TEST_CASE("uniform numbers of a device are those of the CPU, bit for bit") {
-  if (no_device()) return;
+  if (!test::has_gpu()) return;
   for (DType dtype : {DType::f32, DType::f64}) {
     for (int64_t n : kSizes) {
       CHECK(difference(n, dtype, [](const Tensor& x) { kernels::uniform(x, 0, 1, {7, 3}); }) == 0);
@@ -51,7 +46,7 @@ TEST_CASE("uniform numbers of a device are those of the CPU, bit for bit") {
 }
 
 TEST_CASE("normal numbers of a device are those of the CPU to a few units in the last place") {
-  if (no_device()) return;
+  if (!test::has_gpu()) return;
   for (DType dtype : {DType::f32, DType::f64}) {
     const double limit = dtype == DType::f32 ? 1e-6 : 1e-14;
     for (int64_t n : kSizes) {
@@ -69,7 +64,7 @@ TEST_CASE("normal numbers of a device are those of the CPU to a few units in the
 }
 
 TEST_CASE("bernoulli masks of a device are those of the CPU in every dtype") {
-  if (no_device()) return;
+  if (!test::has_gpu()) return;
   for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16, DType::i64, DType::i32,
                       DType::u8, DType::boolean}) {
     for (double p : {0.0, 0.3, 1.0}) {
@@ -81,7 +76,7 @@ TEST_CASE("bernoulli masks of a device are those of the CPU in every dtype") {
 }
 
 TEST_CASE("rand and randn make tensors on a device") {
-  if (no_device()) return;
+  if (!test::has_gpu()) return;
   const auto draw = [](Device device, DType dtype) {
     RandomScope scope(4, 2);
     return rand({33}, dtype, device);
@@ -97,7 +92,7 @@ TEST_CASE("rand and randn make tensors on a device") {
 }
 
 TEST_CASE("a replayed graph draws the numbers of the step that was set") {
-  if (no_device()) return;
+  if (!test::has_gpu()) return;
   const auto eager = [](uint64_t step) {
     RandomScope scope(11, step);
     const Tensor first = rand({65}, DType::f32, kDevice);

@@ -1,6 +1,5 @@
 // Training on CUDA beside training on the CPU.
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <fstream>
@@ -13,6 +12,8 @@
 #include "tessera/data/loader.h"
 #include "tessera/inference/generate.h"
 #include "tessera/models/run_folder.h"
+#include "tessera/tests/core/temporary_folder.h"
+#include "tessera/tests/support.h"
 #include "tessera/train/config.h"
 #include "tessera/train/device_step.h"
 #include "tessera/train/ema.h"
@@ -23,23 +24,6 @@ using namespace tessera;
 namespace fs = std::filesystem;
 
 namespace {
-
-bool no_device() {
-  if (cuda_device_count() > 0) return false;
-  MESSAGE("no CUDA device: skipped");
-  return true;
-}
-
-const Device kCudaDevice{Device::Kind::cuda, 0};
-
-struct Folder {
-  fs::path path;
-  explicit Folder(const char* name)
-      : path(fs::temp_directory_path() / fmt::format("tessera-cuda-{}-{}", name, ::getpid())) {
-    fs::remove_all(path);
-  }
-  ~Folder() { fs::remove_all(path); }
-};
 
 RunConfig config(const std::string& changes = "{}") {
   Json json = Json::parse(R"({
@@ -73,9 +57,9 @@ std::vector<double> losses(const fs::path& run) {
 }
 
 std::vector<double> train_losses(const RunConfig& c) {
-  Folder folder("losses");
-  train(c, {.run = folder.path, .base = ".", .quiet = true});
-  return losses(folder.path);
+  tessera_tests::TemporaryFolder folder;
+  train(c, {.run = folder.path(), .base = ".", .quiet = true});
+  return losses(folder.path());
 }
 
 void check_close(const std::vector<double>& a, const std::vector<double>& b, double epsilon) {
@@ -114,7 +98,7 @@ struct Parts {
         task(c.task.build()),
         model(build()),
         parameters(
-            place(*model, kCudaDevice, c.train.precision == "bf16" ? DType::bf16 : DType::f32)),
+            place(*model, test::kGpu, c.train.precision == "bf16" ? DType::bf16 : DType::f32)),
         optimizer(c.train.optimizer.build(parameters)),
         loader(*data, Split::train, {.batch = c.train.batch}) {
     if constexpr (kCuda) {
@@ -123,7 +107,7 @@ struct Parts {
                                 return task->loss(*model, batch, {.step = at});
                               },
                               parameters, *optimizer, nullptr,
-                              {.device = kCudaDevice,
+                              {.device = test::kGpu,
                                .clip = c.train.clip,
                                .accumulate = c.train.accumulate,
                                .cuda_graph = c.train.cuda_graph});
@@ -160,7 +144,7 @@ struct Parts {
 
 TEST_SUITE("cuda") {
   TEST_CASE("a transformer and a ViT train on CUDA with the losses of the CPU") {
-    if (no_device()) return;
+    if (!test::has_gpu()) return;
     for (const char* changes : {"{}", kVision}) {
       CAPTURE(changes);
       RunConfig c = config(changes);
@@ -171,7 +155,7 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("bf16 follows f32, and micro-batches add up") {
-    if (no_device()) return;
+    if (!test::has_gpu()) return;
     RunConfig c = config(R"({"model": {"dropout": 0}, "train": {"optimizer": {"lr": 1e-3}}})");
     const auto full = train_losses(c);
     c.train.precision = "bf16";
@@ -185,37 +169,37 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("a run that stops and resumes ends with the same bits, in f32 and bf16") {
-    if (no_device()) return;
+    if (!test::has_gpu()) return;
     for (const char* precision : {"f32", "bf16"}) {
       CAPTURE(precision);
       RunConfig c = config();
       c.train.precision = precision;
-      Folder straight("straight");
-      train(c, {.run = straight.path, .base = ".", .quiet = true});
-      Folder broken("broken");
-      train(c, {.run = broken.path, .base = ".", .quiet = true});
-      for (int64_t step : {8, 12}) fs::remove_all(checkpoint_folder(broken.path, step));
-      train(c, {.run = broken.path, .base = ".", .resume = true, .quiet = true});
-      CHECK(tensors_of(straight.path, 12) == tensors_of(broken.path, 12));
-      CHECK(losses(straight.path) == losses(broken.path));
+      tessera_tests::TemporaryFolder straight;
+      train(c, {.run = straight.path(), .base = ".", .quiet = true});
+      tessera_tests::TemporaryFolder broken;
+      train(c, {.run = broken.path(), .base = ".", .quiet = true});
+      for (int64_t step : {8, 12}) fs::remove_all(checkpoint_folder(broken.path(), step));
+      train(c, {.run = broken.path(), .base = ".", .resume = true, .quiet = true});
+      CHECK(tensors_of(straight.path(), 12) == tensors_of(broken.path(), 12));
+      CHECK(losses(straight.path()) == losses(broken.path()));
     }
   }
 
   TEST_CASE("checkpoints are f32 on the CPU, and a model goes on any device") {
-    if (no_device()) return;
+    if (!test::has_gpu()) return;
     RunConfig c = config(R"({"train": {"precision": "bf16", "ema": null}})");
-    Folder folder("files");
-    train(c, {.run = folder.path, .base = ".", .quiet = true});
+    tessera_tests::TemporaryFolder folder;
+    train(c, {.run = folder.path(), .base = ".", .quiet = true});
     for (const auto& [name, tensor] :
-         read_tensors(checkpoint_folder(folder.path, 12) / "model.safetensors")) {
+         read_tensors(checkpoint_folder(folder.path(), 12) / "model.safetensors")) {
       CHECK(tensor.dtype() == DType::f32);
     }
-    const RunFolder run(folder.path);
+    const RunFolder run(folder.path());
     const auto data = c.data.build(DataContext{".", 1});
     const auto task = c.task.build();
     std::vector<std::vector<int64_t>> texts;
     std::vector<double> values;
-    for (Device device : {Device{}, kCudaDevice}) {
+    for (Device device : {Device{}, test::kGpu}) {
       const auto model = run.load_model({}, device);
       CHECK(model->device() == device);
       values.push_back(
@@ -232,7 +216,7 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("every optimizer's kernels follow the CPU, with odd sizes and missing gradients") {
-    if (no_device()) return;
+    if (!test::has_gpu()) return;
     for (const std::string& type : registered_names(Optimizer::kKind)) {
       for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
         CAPTURE(type);
@@ -245,7 +229,7 @@ TEST_SUITE("cuda") {
           const bool decay = shape.rank() >= 2;
           Tensor x = randn(shape);
           x.set_requires_grad();
-          Tensor y = kernels::to_device(kernels::clone(x.detach()), kCudaDevice);
+          Tensor y = kernels::to_device(kernels::clone(x.detach()), test::kGpu);
           Tensor master;
           if (is_half(dtype)) {
             master = y;
@@ -266,7 +250,7 @@ TEST_SUITE("cuda") {
             const Tensor g =
                 kernels::cast(kernels::cast(randn(host[i].value.shape()), dtype), DType::f32);
             host[i].value.set_grad(g);
-            device[i].value.set_grad(kernels::to_device(kernels::cast(g, dtype), kCudaDevice));
+            device[i].value.set_grad(kernels::to_device(kernels::cast(g, dtype), test::kGpu));
           }
           CHECK(gradient_norm(device) == doctest::Approx(gradient_norm(host)).epsilon(1e-6));
           a->step(0.7, 0.5);
@@ -292,9 +276,9 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("the average of weights is that of the CPU") {
-    if (no_device()) return;
+    if (!test::has_gpu()) return;
     const Parameter p{"w", full({5, 1001}, 1), true, {}};
-    const Parameter q{"w", kernels::to_device(p.value, kCudaDevice), true, {}};
+    const Parameter q{"w", kernels::to_device(p.value, test::kGpu), true, {}};
     Ema a({p}, 0.9), b({q}, 0.9);
     kernels::copy(p.value, full({5, 1001}, 3));
     kernels::copy(q.value, p.value);
@@ -306,7 +290,7 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("replayed steps are the bits of eager steps, dropout and clipping too") {
-    if (no_device()) return;
+    if (!test::has_gpu()) return;
     for (const char* changes : {"{}", R"({"train": {"precision": "bf16"}})",
                                 R"({"train": {"accumulate": 2}})", kVision}) {
       CAPTURE(changes);
@@ -325,33 +309,33 @@ TEST_SUITE("cuda") {
   }
 
   TEST_CASE("steady steps ask the system for no memory") {
-    if (no_device()) return;
+    if (!test::has_gpu()) return;
     for (const char* graph : {"off", "on"}) {
       RunConfig c = config();
       c.train.cuda_graph = graph;
       Parts parts(c);
       parts.run(0, 5);
-      const int64_t calls = allocator(kCudaDevice).stats().system_calls;
+      const int64_t calls = allocator(test::kGpu).stats().system_calls;
       parts.run(5, 5);
-      CHECK(allocator(kCudaDevice).stats().system_calls == calls);
+      CHECK(allocator(test::kGpu).stats().system_calls == calls);
     }
   }
 
   TEST_CASE("a loss that is not finite stops the run before anything is saved") {
-    if (no_device()) return;
-    Folder folder("nan");
+    if (!test::has_gpu()) return;
+    tessera_tests::TemporaryFolder folder;
     CHECK_THROWS_WITH_AS(
         train(config(R"({"train": {"optimizer": {"lr": 1e30}, "clip": null, "steps": 12,
                                    "checkpoint_every": 1, "eval_every": 0}})"),
-              {.run = folder.path, .base = ".", .quiet = true}),
+              {.run = folder.path(), .base = ".", .quiet = true}),
         doctest::Contains("at step"), Error);
-    for (int64_t step : checkpoint_steps(folder.path)) {
-      for (float value : tensors_of(folder.path, step)) REQUIRE(std::isfinite(value));
+    for (int64_t step : checkpoint_steps(folder.path())) {
+      for (float value : tensors_of(folder.path(), step)) REQUIRE(std::isfinite(value));
     }
   }
 
   TEST_CASE("a tensor of another device is named in the error") {
-    if (no_device()) return;
+    if (!test::has_gpu()) return;
     Parts parts(config());
     CHECK_THROWS_WITH_AS(parts.task->loss(*parts.model, parts.loader.next(), {}),
                          doctest::Contains("cuda:0"), Error);

@@ -2,8 +2,6 @@
 
 #include <doctest/doctest.h>
 
-#include <unistd.h>
-
 #include <atomic>
 #include <chrono>
 #include <csignal>
@@ -15,21 +13,13 @@
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/parallel.h"
 #include "tessera/models/run_folder.h"
+#include "tessera/tests/core/temporary_folder.h"
 #include "tessera/train/checkpoint.h"
 
 using namespace tessera;
 namespace fs = std::filesystem;
 
 namespace {
-
-struct Folder {
-  fs::path path;
-  explicit Folder(const char* name)
-      : path(fs::temp_directory_path() / fmt::format("tessera-{}-{}", name, ::getpid())) {
-    fs::remove_all(path);
-  }
-  ~Folder() { fs::remove_all(path); }
-};
 
 RunConfig config(const std::string& changes = "{}") {
   Json json = Json::parse(R"({
@@ -61,17 +51,17 @@ std::vector<float> weights(const fs::path& run, int64_t step) {
 }  // namespace
 
 TEST_CASE("training lowers the loss and leaves a whole run folder behind") {
-  Folder folder("train");
-  const TrainResult result = run(config(R"({"train": {"steps": 60}})"), folder.path);
+  tessera_tests::TemporaryFolder folder;
+  const TrainResult result = run(config(R"({"train": {"steps": 60}})"), folder.path());
   CHECK(result.end == TrainEnd::finished);
   CHECK(result.metrics.at("val_loss") < 2.9);
   CHECK(result.metrics.contains("val_perplexity"));
   for (const char* file :
        {"config.json", "run.json", "metrics.jsonl", "checkpoints/step-60/model.safetensors",
         "checkpoints/step-60/optimizer.safetensors", "checkpoints/step-60/state.json"}) {
-    CHECK(fs::exists(folder.path / file));
+    CHECK(fs::exists(folder / file));
   }
-  const auto model = RunFolder(folder.path).load_model();
+  const auto model = RunFolder(folder.path()).load_model();
   CHECK_FALSE(model->training());
 }
 
@@ -81,36 +71,36 @@ TEST_CASE(
   std::vector<float> expected;
   for (int count : {1, 2}) {
     set_num_threads(count);
-    Folder straight("straight");
-    run(config(), straight.path);
-    if (expected.empty()) expected = weights(straight.path, 12);
-    CHECK(weights(straight.path, 12) == expected);
+    tessera_tests::TemporaryFolder straight;
+    run(config(), straight.path());
+    if (expected.empty()) expected = weights(straight.path(), 12);
+    CHECK(weights(straight.path(), 12) == expected);
     for (int64_t stop : {4, 8}) {
-      Folder broken("broken");
-      run(config(), broken.path);
-      for (int64_t step : checkpoint_steps(broken.path)) {  // as if killed after step `stop`
-        if (step > stop) fs::remove_all(checkpoint_folder(broken.path, step));
+      tessera_tests::TemporaryFolder broken;
+      run(config(), broken.path());
+      for (int64_t step : checkpoint_steps(broken.path())) {  // as if killed after step `stop`
+        if (step > stop) fs::remove_all(checkpoint_folder(broken.path(), step));
       }
-      fs::create_directories(broken.path / "checkpoints" / "step-12.tmp");  // half-written
-      run(config(), broken.path, true);
-      CHECK(weights(broken.path, 12) == expected);
+      fs::create_directories(broken / "checkpoints/step-12.tmp");  // half-written
+      run(config(), broken.path(), true);
+      CHECK(weights(broken.path(), 12) == expected);
     }
   }
   set_num_threads(threads);
 }
 
 TEST_CASE("accumulating halves of a batch gives the gradient of the whole") {
-  Folder a("whole");
-  Folder b("halves");
+  tessera_tests::TemporaryFolder a;
+  tessera_tests::TemporaryFolder b;
   const char* base = R"({"model": {"dropout": 0}, "data": {"context": 8},
                          "train": {"steps": 1, "batch": 4, "clip": 1e9, "ema": null}})";
-  run(config(base), a.path);
+  run(config(base), a.path());
   RunConfig halves = config(base);
   halves.train.batch = 2;
   halves.train.accumulate = 2;
-  run(halves, b.path);
-  const auto x = read_tensors(checkpoint_folder(a.path, 1) / "optimizer.safetensors");
-  const auto y = read_tensors(checkpoint_folder(b.path, 1) / "optimizer.safetensors");
+  run(halves, b.path());
+  const auto x = read_tensors(checkpoint_folder(a.path(), 1) / "optimizer.safetensors");
+  const auto y = read_tensors(checkpoint_folder(b.path(), 1) / "optimizer.safetensors");
   for (size_t i = 0; i < x.size(); ++i) {
     const auto p = x[i].second.to_vector<double>();
     const auto q = y[i].second.to_vector<double>();
@@ -119,11 +109,11 @@ TEST_CASE("accumulating halves of a batch gives the gradient of the whole") {
 }
 
 TEST_CASE("a loss that is not finite stops with the step and the last good checkpoint") {
-  Folder folder("nan");
+  tessera_tests::TemporaryFolder folder;
   std::string message;
   try {
     run(config(R"({"train": {"optimizer": {"lr": 1e30}, "clip": null, "checkpoint_every": 1}})"),
-        folder.path);
+        folder.path());
   } catch (const Error& error) {
     message = error.what();
   }
@@ -133,44 +123,45 @@ TEST_CASE("a loss that is not finite stops with the step and the last good check
 }
 
 TEST_CASE("a folder that holds a run is refused unless resuming") {
-  Folder folder("twice");
-  run(config(R"({"train": {"steps": 2}})"), folder.path);
-  CHECK_THROWS_WITH_AS(run(config(), folder.path), doctest::Contains("already holds a run"), Error);
+  tessera_tests::TemporaryFolder folder;
+  run(config(R"({"train": {"steps": 2}})"), folder.path());
+  CHECK_THROWS_WITH_AS(run(config(), folder.path()), doctest::Contains("already holds a run"),
+                       Error);
 }
 
 TEST_CASE("SIGTERM finishes the step, saves and says so") {
-  Folder folder("signal");
+  tessera_tests::TemporaryFolder folder;
   RunConfig c = config(R"({"train": {"steps": 100000, "eval_every": 0, "checkpoint_every": 0}})");
   std::atomic<bool> done{false};
   std::thread killer([&] {
-    while (!fs::exists(folder.path / "metrics.jsonl"))
+    while (!fs::exists(folder / "metrics.jsonl"))
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     if (!done) std::raise(SIGTERM);
   });
-  const TrainResult result = run(c, folder.path);
+  const TrainResult result = run(c, folder.path());
   done = true;
   killer.join();
   CHECK(result.end == TrainEnd::interrupted);
-  CHECK(checkpoint_steps(folder.path) == std::vector<int64_t>{result.step});
+  CHECK(checkpoint_steps(folder.path()) == std::vector<int64_t>{result.step});
 }
 
 TEST_CASE("early stopping ends a run that no longer improves") {
-  Folder folder("early");
+  tessera_tests::TemporaryFolder folder;
   const TrainResult result = run(
       config(
           R"({"train": {"steps": 500, "eval_every": 2, "optimizer": {"lr": 0}, "early_stop": {"patience": 3}}})"),
-      folder.path);
+      folder.path());
   CHECK(result.end == TrainEnd::early_stop);
   CHECK(result.step == 8);
 }
 
 TEST_CASE("metrics of an interrupted run continue without doubled steps") {
-  Folder folder("metrics");
-  run(config(), folder.path);
-  fs::remove_all(checkpoint_folder(folder.path, 12));
-  run(config(), folder.path, true);
-  std::ifstream in(folder.path / "metrics.jsonl");
+  tessera_tests::TemporaryFolder folder;
+  run(config(), folder.path());
+  fs::remove_all(checkpoint_folder(folder.path(), 12));
+  run(config(), folder.path(), true);
+  std::ifstream in(folder / "metrics.jsonl");
   std::vector<int64_t> steps;
   for (std::string line; std::getline(in, line);) {
     const Json json = Json::parse(line);
@@ -181,17 +172,17 @@ TEST_CASE("metrics of an interrupted run continue without doubled steps") {
 }
 
 TEST_CASE("a steady step asks the system for no memory and copies nothing to make it contiguous") {
-  Folder a("short");
-  Folder b("long");
+  tessera_tests::TemporaryFolder a;
+  tessera_tests::TemporaryFolder b;
   const char* base =
       R"({"train": {"eval_every": 0, "checkpoint_every": 0, "steps": 3, "ema": null}})";
-  run(config(base), a.path);
+  run(config(base), a.path());
   const int64_t calls = allocator({}).stats().system_calls;
-  run(config(base), b.path);
+  run(config(base), b.path());
   RunConfig longer = config(base);
   longer.train.steps = 30;
-  Folder c("longer");
-  run(longer, c.path);
+  tessera_tests::TemporaryFolder c;
+  run(longer, c.path());
   CHECK(allocator({}).stats().system_calls - calls <= 2);
 }
 
@@ -206,7 +197,7 @@ TEST_CASE("expectations are compared with what came out") {
 }
 
 TEST_CASE("bf16 on the CPU is refused with what to change") {
-  Folder folder("bf16");
-  CHECK_THROWS_WITH_AS(run(config(R"({"train": {"precision": "bf16"}})"), folder.path),
+  tessera_tests::TemporaryFolder folder;
+  CHECK_THROWS_WITH_AS(run(config(R"({"train": {"precision": "bf16"}})"), folder.path()),
                        doctest::Contains("train.precision"), Error);
 }
