@@ -37,6 +37,8 @@ size_t class_bytes(size_t c) {
 
 class CpuAllocator final : public Allocator {
  public:
+  CpuAllocator() : Allocator(physical_memory()) {}
+
   void* allocate(size_t bytes) override {
     const size_t c = class_of(bytes);
     const auto size = static_cast<int64_t>(class_bytes(c));
@@ -71,26 +73,6 @@ class CpuAllocator final : public Allocator {
     free_[c].push_back(pointer);
   }
 
-  AllocatorStats stats() const override {
-    std::lock_guard lock(mutex_);
-    return stats_;
-  }
-
-  void reset_peak() override {
-    std::lock_guard lock(mutex_);
-    stats_.peak = stats_.live;
-  }
-
-  void set_limit(int64_t bytes) override {
-    std::lock_guard lock(mutex_);
-    limit_ = bytes;
-  }
-
-  int64_t limit() const override {
-    std::lock_guard lock(mutex_);
-    return limit_;
-  }
-
   void release_cached() override {
     std::lock_guard lock(mutex_);
     free_cached();
@@ -109,13 +91,27 @@ class CpuAllocator final : public Allocator {
     return (bytes + kAlignment - 1) / kAlignment * kAlignment;
   }
 
-  mutable std::mutex mutex_;
   std::array<std::vector<void*>, 160> free_;
-  AllocatorStats stats_;
-  int64_t limit_ = physical_memory();
 };
 
 }  // namespace
+
+AllocatorStats Allocator::stats() const {
+  std::lock_guard lock(mutex_);
+  return stats_;
+}
+void Allocator::reset_peak() {
+  std::lock_guard lock(mutex_);
+  stats_.peak = stats_.live;
+}
+void Allocator::set_limit(int64_t bytes) {
+  std::lock_guard lock(mutex_);
+  limit_ = bytes;
+}
+int64_t Allocator::limit() const {
+  std::lock_guard lock(mutex_);
+  return limit_;
+}
 
 Allocator& allocator(Device device) {
   if constexpr (kCuda) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 
 #include "tessera/core/device.h"
 
@@ -24,13 +25,20 @@ class Allocator {
   virtual ~Allocator() = default;
   virtual void* allocate(size_t bytes) = 0;                  // 64-byte aligned, uninitialised
   virtual void deallocate(void* pointer, size_t bytes) = 0;  // `bytes` as asked for
-  virtual AllocatorStats stats() const = 0;
-  virtual void reset_peak() = 0;
+  AllocatorStats stats() const;
+  void reset_peak();
   // The most bytes that may be reserved; at first the memory of the machine, because a system that
   // overcommits grants more and kills the program later. Beyond it allocate() throws Error.
-  virtual void set_limit(int64_t bytes) = 0;
-  virtual int64_t limit() const = 0;
+  void set_limit(int64_t bytes);
+  int64_t limit() const;
   virtual void release_cached() = 0;  // gives kept blocks back to the system
+
+ protected:
+  explicit Allocator(int64_t limit) : limit_(limit) {}
+
+  mutable std::mutex mutex_;  // of all below, and of what a kind of allocator keeps
+  AllocatorStats stats_;
+  int64_t limit_;
 };
 
 Allocator& allocator(Device device);  // throws Error for a device this build does not have

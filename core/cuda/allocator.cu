@@ -52,14 +52,16 @@ struct Pool {
   std::set<Block*, BySize> free;
 };
 
+int64_t memory_of(Device device) {
+  size_t free = 0, total = 0;
+  cuda::use(device);
+  cuda::check_status(cudaMemGetInfo(&free, &total), "memory");
+  return static_cast<int64_t>(total);
+}
+
 class CudaAllocator final : public Allocator {
  public:
-  explicit CudaAllocator(Device device) : device_(device) {
-    size_t free = 0, total = 0;
-    cuda::use(device_);
-    cuda::check_status(cudaMemGetInfo(&free, &total), "memory");
-    limit_ = static_cast<int64_t>(total);
-  }
+  explicit CudaAllocator(Device device) : Allocator(memory_of(device)), device_(device) {}
 
   void* allocate(size_t bytes) override {
     check(bytes < size_t{1} << 60, "memory: {} bytes asked for at once on {}", bytes, device_);
@@ -93,22 +95,6 @@ class CudaAllocator final : public Allocator {
     retire(block->pool->capture);
   }
 
-  AllocatorStats stats() const override {
-    std::lock_guard lock(mutex_);
-    return stats_;
-  }
-  void reset_peak() override {
-    std::lock_guard lock(mutex_);
-    stats_.peak = stats_.live;
-  }
-  void set_limit(int64_t bytes) override {
-    std::lock_guard lock(mutex_);
-    limit_ = bytes;
-  }
-  int64_t limit() const override {
-    std::lock_guard lock(mutex_);
-    return limit_;
-  }
   void release_cached() override {
     std::lock_guard lock(mutex_);
     free_segments(0);
@@ -238,13 +224,10 @@ class CudaAllocator final : public Allocator {
   }
 
   Device device_;
-  mutable std::mutex mutex_;
   std::map<std::pair<int64_t, bool>, Pool> pools_;  // by capture and size
   std::unordered_map<char*, Block*> used_;
   std::set<int64_t> dropped_;
   int64_t capture_ = 0;
-  AllocatorStats stats_;
-  int64_t limit_ = 0;
 };
 
 CudaAllocator& cuda_allocator_of(Device device) {
