@@ -2,7 +2,6 @@
 
 #include <cblas.h>
 
-#include <atomic>
 #include <cmath>
 #include <limits>
 
@@ -21,8 +20,6 @@ namespace {
 
 constexpr int64_t kRows = 64;   // queries per tile
 constexpr int64_t kKeys = 256;  // keys per tile: 64 × 256 scores stay in the cache
-
-std::atomic<int64_t> entries_computed{0};
 
 // Row-major C = alpha op(A) op(B) + beta C on one thread; callers are inside a parallel region.
 struct Matrix {
@@ -385,13 +382,6 @@ AttentionResult dense_attention(const Tensor& query, const Tensor& key, const Te
   if (resolved.scale == 0) resolved.scale = 1 / std::sqrt(static_cast<double>(query.size(3)));
   TensorList out = apply(DenseAttention{resolved}, query, key, value);
   return {out[0], out[1]};
-}
-
-int64_t score_entries() {
-  return entries_computed;
-}
-void count_score_entries(int64_t entries) {
-  entries_computed += entries;
 }
 
 }  // namespace tessera

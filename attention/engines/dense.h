@@ -2,17 +2,9 @@
 // 2018; Dao et al. 2022, "FlashAttention"), never holding an n × n matrix.
 #pragma once
 
-#include "tessera/core/tensor.h"
+#include "tessera/attention/engines/engine.h"
 
 namespace tessera {
-
-// What every softmax engine returns. Partial results over disjoint keys merge exactly through the
-// logsumexp, so both are differentiable.
-struct AttentionResult {
-  Tensor output;     // (B, H, N, D)
-  Tensor logsumexp;  // (B, H, N): log Σ_j exp(score_ij) over the visible keys; −inf for none; f32
-                     // for halves
-};
 
 struct DenseOptions {
   bool causal = false;  // query i of N sees keys j ≤ i + (M − N): the queries are the newest tokens
@@ -32,10 +24,5 @@ AttentionResult dense_attention(const Tensor& query, const Tensor& key, const Te
 AttentionResult dense_attention_reference(const Tensor& query, const Tensor& key,
                                           const Tensor& value, const DenseOptions& options = {},
                                           const Tensor& bias = {});
-
-// Score entries computed by the engines since the start (each visible query–key pair counts once
-// per head in a forward pass).
-int64_t score_entries();
-void count_score_entries(int64_t entries);
 
 }  // namespace tessera
