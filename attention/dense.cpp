@@ -1,6 +1,7 @@
 #include "tessera/attention/dense.h"
 
 #include "tessera/attention/engines/dense.h"
+#include "tessera/attention/engines/scores.h"
 #include "tessera/attention/kv_cache.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/core/create.h"
@@ -56,17 +57,16 @@ Tensor DenseAttentionLayer::operator()(const Tensor& x, const AttentionContext& 
     k = context.cache->key();
     v = context.cache->value();
   }
-  const DenseOptions options{.causal = context.causal};
-  Tensor bias;
+  AttentionOptions options{.causal = context.causal};
   if (context.encoding != nullptr) {
     const int64_t past = k.size(2) - x.size(1);
     const Tensor key_positions =
         past == 0 ? context.positions
                   : arange(0, static_cast<double>(k.size(2)), 1, {DType::i64, x.device()});
-    bias = context.encoding->score_bias(context.positions, key_positions);
+    const Tensor table = context.encoding->score_bias(context.positions, key_positions);
+    if (table.defined()) options.score = bias(table.rank() == 3 ? unsqueeze(table, 0) : table);
   }
-  const AttentionResult r = bias.defined() ? dense_attention_reference(q, k, v, options, bias)
-                                           : dense_attention(q, k, v, options);
+  const AttentionResult r = dense_attention(q, k, v, options);
   probe("output", r.output);
   probe("logsumexp", r.logsumexp);
   const Tensor merged =

@@ -42,7 +42,7 @@ Tensor normal(const Shape& shape, DType dtype) {
   return kernels::cast(x, dtype);
 }
 
-Inputs inputs_of(const Row& r, const DenseOptions& options) {
+Inputs inputs_of(const Row& r, const AttentionOptions& options) {
   const Tensor packed = normal({r.batch, r.length, 3, r.heads, r.width}, r.dtype);
   auto part = [&](int64_t i) { return views::transpose(views::select(packed, 2, i), 1, 2); };
   const Tensor weights = normal({r.batch, r.length, r.heads, r.width}, r.dtype);
@@ -73,7 +73,7 @@ void run(const Row& r, const std::string& filter) {
   const std::string name = fmt::format("{} B {} H {} N {} D {}{}", r.dtype, r.batch, r.heads,
                                        r.length, r.width, r.causal ? " causal" : "");
   if (name.find(filter) == std::string::npos) return;
-  const DenseOptions options{.causal = r.causal, .scale = 1 / std::sqrt(double(r.width))};
+  const AttentionOptions options{.causal = r.causal, .scale = 1 / std::sqrt(double(r.width))};
   std::vector<Inputs> inputs;
   for (int i = 0; i < 3; ++i) inputs.push_back(inputs_of(r, options));
   const double forward = seconds_of([&](size_t i) {

@@ -8,7 +8,7 @@ namespace tessera {
 namespace dense {
 
 Sizes sizes_of(const Tensor& query, const Tensor& key, const Tensor& value,
-               const DenseOptions& options) {
+               const AttentionOptions& options) {
   for (const Tensor* x : {&query, &key, &value}) {
     for (int64_t size : x->shape()) {
       check(size < int64_t{1} << 30, "dense_attention: {} is too long in one dimension",
@@ -84,7 +84,7 @@ Tensor first_columns(const Tensor& x, int64_t width) {
   return x.size(3) == width ? x : views::slice(x, 3, 0, width);
 }
 
-bool on_tensor_cores(const Tensor& q, const Tensor& v, const DenseOptions& options) {
+bool on_tensor_cores(const Tensor& q, const Tensor& v, const AttentionOptions& options) {
   return is_half(q.dtype()) && q.size(3) <= kWidest && v.size(3) <= kWidest && options.scale > 0;
 }
 
@@ -92,7 +92,7 @@ bool on_tensor_cores(const Tensor& q, const Tensor& v, const DenseOptions& optio
 }  // namespace dense
 
 AttentionResult dense_forward_cuda(const Tensor& query, const Tensor& key, const Tensor& value,
-                                   const DenseOptions& options) {
+                                   const AttentionOptions& options) {
   using namespace dense;
   const Shape rows{query.size(0), query.size(1), query.size(2)};
   if (is_half(query.dtype()) && !on_tensor_cores(query, value, options)) {
@@ -112,7 +112,7 @@ AttentionResult dense_forward_cuda(const Tensor& query, const Tensor& key, const
 
 DenseGradients dense_backward_cuda(const Tensor& query, const Tensor& key, const Tensor& value,
                                    const AttentionResult& forward, const Tensor& grad_output,
-                                   const Tensor& grad_logsumexp, const DenseOptions& options) {
+                                   const Tensor& grad_logsumexp, const AttentionOptions& options) {
   using namespace dense;
   const bool half = is_half(query.dtype());
   if (half && !on_tensor_cores(query, value, options)) {

@@ -8,7 +8,7 @@ namespace tessera {
 
 // Any strides; `options.scale` is already resolved. Results lie in memory as (B, N, H, D).
 AttentionResult dense_forward_cuda(const Tensor& query, const Tensor& key, const Tensor& value,
-                                   const DenseOptions& options);
+                                   const AttentionOptions& options);
 
 struct DenseGradients {
   Tensor query, key, value;
@@ -18,6 +18,6 @@ struct DenseGradients {
 // on every run: one kernel sums over queries for dK and dV, another over keys for dQ.
 DenseGradients dense_backward_cuda(const Tensor& query, const Tensor& key, const Tensor& value,
                                    const AttentionResult& forward, const Tensor& grad_output,
-                                   const Tensor& grad_logsumexp, const DenseOptions& options);
+                                   const Tensor& grad_logsumexp, const AttentionOptions& options);
 
 }  // namespace tessera

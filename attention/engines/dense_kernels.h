@@ -40,7 +40,7 @@ struct Sizes {
 };
 
 Sizes sizes_of(const Tensor& query, const Tensor& key, const Tensor& value,
-               const DenseOptions& options);
+               const AttentionOptions& options);
 // `count` blocks as a grid; throws beyond what one dimension takes.
 unsigned grid_of(int64_t count);
 // A (B, H, N, D) tensor that lies in memory as (B, N, H, D).

@@ -70,11 +70,11 @@ TensorList inputs_of(const Case& c) {
 }
 
 using Engine = AttentionResult (*)(const Tensor&, const Tensor&, const Tensor&,
-                                   const DenseOptions&);
+                                   const AttentionOptions&);
 
 TensorFunction function_of(const Case& c, Engine engine) {
   return [c, engine](const TensorList& in) {
-    const DenseOptions options{.causal = c.causal, .scale = c.scale};
+    const AttentionOptions options{.causal = c.causal, .scale = c.scale};
     auto part = [&](int64_t i) { return transpose(select(in[0], 2, i), 1, 2); };
     const AttentionResult r = c.packed ? engine(part(0), part(1), part(2), options)
                                        : engine(in[0], in[1], in[2], options);
@@ -83,7 +83,7 @@ TensorFunction function_of(const Case& c, Engine engine) {
 }
 
 AttentionResult plain(const Tensor& q, const Tensor& k, const Tensor& v,
-                      const DenseOptions& options) {
+                      const AttentionOptions& options) {
   return dense_attention_reference(q, k, v, options);
 }
 

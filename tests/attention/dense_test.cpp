@@ -54,7 +54,7 @@ TEST_CASE("the dense engine equals its reference in values and gradients across 
     CAPTURE(c.n);
     CAPTURE(c.m);
     const Inputs in = random_inputs(c.b, c.h, c.hk, c.n, c.m, c.d);
-    const DenseOptions options{.causal = c.causal};
+    const AttentionOptions options{.causal = c.causal};
     auto gradients = [&](auto engine) {
       const AttentionResult r = engine();
       RandomScope same(9);

@@ -1,0 +1,47 @@
+// The heart of the softmax engines on the CPU: attention by tiles. A tile is some queries and some
+// keys that they are multiplied with; an engine is a way to cut attention into tiles. Scores exist
+// one tile at a time, results come from an online softmax (Milakov & Gimelshein 2018; Dao et al.
+// 2022, "FlashAttention"), gradients from scores computed again and the logsumexp.
+#pragma once
+
+#include "tessera/attention/engines/entry_rule.h"
+
+namespace tessera {
+
+constexpr int64_t kTileQueries = 64;  // at most, in a tile
+
+struct Tile {
+  std::vector<int32_t> queries;
+  std::vector<int32_t> keys;  // −1: nobody; a key that is listed twice counts twice
+};
+
+// Together the tiles of a head hold every query at most once; a query in no tile sees nothing.
+struct Tiling {
+  int64_t count = 0;  // per batch and head
+  std::function<void(int64_t batch, int64_t head, int64_t index, Tile& tile)> fill;
+};
+
+// Queries in order, each tile with all keys that the rule lets them see: dense attention.
+Tiling dense_tiling(const EntryRule& rule);
+
+// Inputs on the CPU, f32 or f64, of any strides.
+struct TiledAttention {
+  Tensor query, key, value;
+  double scale = 1;
+  EntryRule rule;
+  Score score;
+  Tiling tiling;
+};
+
+// Counts the visible entries.
+AttentionResult attend_tiles(const TiledAttention& a);
+
+struct AttentionGradients {
+  Tensor query, key, value;
+  TensorList tables;  // of the score
+};
+// The same bits for any number of threads. `grad_logsumexp` may be undefined.
+AttentionGradients attend_tiles_backward(const TiledAttention& a, const AttentionResult& forward,
+                                         const Tensor& grad_output, const Tensor& grad_logsumexp);
+
+}  // namespace tessera
