@@ -4,6 +4,7 @@
 #include "tessera/attention/engines/scores.h"
 #include "tessera/attention/engines/tiles.h"
 #include "tessera/autograd/op.h"
+#include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/kernels/copy.h"
 
@@ -91,7 +92,8 @@ OpSample sample(const char* label, const Shape& q, const Shape& k, const Change&
   auto with = [options](auto attention) {
     return [options, attention](const TensorList& in) {
       const AttentionResult r = attention(in[0], in[1], in[2], options({in.begin() + 3, in.end()}));
-      return TensorList{r.output, r.logsumexp};
+      // −inf has no numerical derivative.
+      return TensorList{r.output, masked_fill(r.logsumexp, eq(r.logsumexp, -INFINITY), 0)};
     };
   };
   return {label, inputs, with(dense_attention), with(dense_attention_reference)};
