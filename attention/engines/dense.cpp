@@ -182,10 +182,10 @@ const RegisterOp row{{
 
 AttentionResult dense_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                                 const AttentionOptions& options) {
-  check_attention_inputs("dense_attention", query, key, value);
+  engine::check_inputs("dense_attention", query, key, value);
   if (!has_kernel(query, options)) return dense_attention_reference(query, key, value, options);
   AttentionOptions resolved = options;
-  resolved.scale = resolved_scale(options, query);
+  resolved.scale = engine::scale_of(options, query);
   TensorList inputs{query, key, value};
   for (const Tensor& table : options.score.tables()) {
     inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));

@@ -86,7 +86,7 @@ AttentionResult attention_of_scores(const Tensor& scores, const Tensor& hidden,
 AttentionResult dense_attention_reference(const Tensor& query, const Tensor& key,
                                           const Tensor& value, const AttentionOptions& options) {
   const Tensor k = repeat_heads(key, query.size(1));
-  const Tensor products = matmul(query, transpose(k, -1, -2)) * resolved_scale(options, query);
+  const Tensor products = matmul(query, transpose(k, -1, -2)) * engine::scale_of(options, query);
   return attention_of_scores(apply_score(options, products),
                              hidden_entries(options, query.size(2), key.size(2), query.device()),
                              repeat_heads(value, query.size(1)));

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "tessera/attention/engines/entry_rule.h"
+#include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/view.h"
 
@@ -21,12 +22,14 @@ void count_score_entries(int64_t entries) {
   entries_computed += entries;
 }
 
-double resolved_scale(const AttentionOptions& options, const Tensor& query) {
+namespace engine {
+
+double scale_of(const AttentionOptions& options, const Tensor& query) {
   return options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(query.size(-1)));
 }
 
-void check_attention_inputs(std::string_view op, const Tensor& query, const Tensor& key,
-                            const Tensor& value) {
+void check_inputs(std::string_view op, const Tensor& query, const Tensor& key,
+                  const Tensor& value) {
   check(query.rank() == 4 && key.rank() == 4 && value.rank() == 4,
         "{}: wants (B, H, N, D), got {}, {}, {}", op, query.shape(), key.shape(), value.shape());
   check(query.size(0) == key.size(0) && query.size(3) == key.size(3) &&
@@ -41,6 +44,16 @@ void check_attention_inputs(std::string_view op, const Tensor& query, const Tens
   check(query.device() == key.device() && key.device() == value.device(),
         "{}: devices differ: {}, {}, {}", op, query.device(), key.device(), value.device());
 }
+
+Tensor empty_heads(const Shape& shape, DType dtype, Device device) {
+  return views::transpose(empty({shape[0], shape[2], shape[1], shape[3]}, {dtype, device}), 1, 2);
+}
+
+Tensor with_dense_rows(const Tensor& x) {
+  return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : kernels::contiguous(x);
+}
+
+}  // namespace engine
 
 namespace {
 

@@ -38,10 +38,18 @@ struct AttentionOptions {
 int64_t score_entries();
 void count_score_entries(int64_t entries);
 
-// For engines: the scale with its default; what query (B, H, N, D), key (B, Hk, M, D) and value (B,
-// Hk, M, Dv) must have in common, H a multiple of Hk.
-double resolved_scale(const AttentionOptions& options, const Tensor& query);
-void check_attention_inputs(std::string_view op, const Tensor& query, const Tensor& key,
-                            const Tensor& value);
+namespace engine {
+
+// The scale of the products, with its default.
+double scale_of(const AttentionOptions& options, const Tensor& query);
+// query (B, H, N, D), key (B, Hk, M, D) and value (B, Hk, M, Dv) must fit one another, H being a
+// multiple of Hk; errors begin with `op`.
+void check_inputs(std::string_view op, const Tensor& query, const Tensor& key, const Tensor& value);
+// A (B, H, N, D) tensor that lies in memory as (B, N, H, D), so that merging heads is free.
+Tensor empty_heads(const Shape& shape, DType dtype, Device device);
+// x, or a copy of it whose rows along the last dimension are dense.
+Tensor with_dense_rows(const Tensor& x);
+
+}  // namespace engine
 
 }  // namespace tessera

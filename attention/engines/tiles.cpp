@@ -445,26 +445,16 @@ class BackwardHead {
   std::vector<T> p_, ds_, scaled_, sums_, q_room_, o_room_, k_room_, v_room_, room_;
 };
 
-// A tensor seen as (B, H, N, D) that lies in memory as (B, N, H, D), so that merging heads is free.
-Tensor empty_heads(const Shape& shape, const Tensor& like) {
-  const Tensor x = empty({shape[0], shape[2], shape[1], shape[3]}, {like.dtype(), like.device()});
-  return views::transpose(x, 1, 2);
-}
-
 Tensor zero_heads(const Tensor& like) {
-  const Tensor x = empty_heads(like.shape(), like);
+  const Tensor x = engine::empty_heads(like.shape(), like.dtype(), like.device());
   kernels::fill(x, 0);
   return x;
 }
 
-Tensor with_dense_rows(const Tensor& x) {
-  return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : kernels::contiguous(x);
-}
-
-TiledAttention with_dense_rows(TiledAttention a) {
-  a.query = with_dense_rows(a.query);
-  a.key = with_dense_rows(a.key);
-  a.value = with_dense_rows(a.value);
+TiledAttention prepared(TiledAttention a) {
+  a.query = engine::with_dense_rows(a.query);
+  a.key = engine::with_dense_rows(a.key);
+  a.value = engine::with_dense_rows(a.value);
   TensorList tables;
   for (const Tensor& x : a.score.tables()) tables.push_back(kernels::contiguous(x));
   a.score = a.score.with(tables);
@@ -560,9 +550,9 @@ Tiling dense_tiling(const EntryRule& rule) {
 }
 
 AttentionResult attend_tiles(const TiledAttention& given) {
-  const TiledAttention a = with_dense_rows(given);
+  const TiledAttention a = prepared(given);
   const int64_t batch = a.query.size(0), heads = a.query.size(1), n = a.query.size(2);
-  AttentionResult r{empty_heads({batch, heads, n, a.value.size(3)}, a.query),
+  AttentionResult r{engine::empty_heads({batch, heads, n, a.value.size(3)}, a.query.dtype(), {}),
                     empty({batch, heads, n}, {a.query.dtype(), {}})};
   kernels::fill(r.output, 0);
   kernels::fill(r.logsumexp, -INFINITY);
@@ -590,9 +580,9 @@ AttentionResult attend_tiles(const TiledAttention& given) {
 AttentionGradients attend_tiles_backward(const TiledAttention& given,
                                          const AttentionResult& forward, const Tensor& grad_output,
                                          const Tensor& grad_logsumexp) {
-  const TiledAttention a = with_dense_rows(given);
+  const TiledAttention a = prepared(given);
   const Cut cut = cut_of(a);
-  const Tensor grad_out = with_dense_rows(grad_output);
+  const Tensor grad_out = engine::with_dense_rows(grad_output);
   const Tensor grad_lse = grad_logsumexp.defined() ? kernels::contiguous(grad_logsumexp) : Tensor();
   const Tensor grad_q = zero_heads(a.query);
   auto sums_like = [&](const Tensor& x) {
