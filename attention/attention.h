@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "tessera/attention/engines/score.h"
 #include "tessera/config/registry.h"
 #include "tessera/nn/module.h"
 #include "tessera/nn/positions.h"
@@ -11,6 +12,17 @@
 namespace tessera {
 
 class KvCache;
+
+// What a mechanism may be asked for. One that cannot do something says so, with the reason, in its
+// static `capabilities` (config/registry.h); a model that needs it refuses the mechanism by name.
+namespace capability {
+constexpr const char* kCausal = "causal";                // no query sees a later token
+constexpr const char* kBidirectional = "bidirectional";  // queries see later tokens too
+constexpr const char* kSequence = "sequence";            // works without a grid
+constexpr const char* kCache = "cache";                  // generates through a KV cache
+constexpr const char* kLengths = "lengths";              // rows of a batch may end early
+constexpr const char* kScoreBias = "score_bias";         // positions may bias scores
+}  // namespace capability
 
 // The sizes a backbone offers to the mechanism it is built with.
 struct Geometry {
@@ -23,8 +35,9 @@ struct Geometry {
   bool bias = true;               // projections carry biases
   double init_std = 0.02;         // of input projections
   double output_init_std = 0.02;  // of the projection that feeds the residual stream
-  int64_t grid_height = 0;        // patches, in vision backbones
+  int64_t grid_height = 0;        // patches, in vision backbones; 0: the tokens are a sequence
   int64_t grid_width = 0;
+  int64_t prefix = 0;  // tokens before the grid (class tokens)
 };
 
 // What a mechanism may need besides its input. Tokens of x are the newest ones: with a cache, P
@@ -32,6 +45,7 @@ struct Geometry {
 struct AttentionContext {
   bool causal = false;
   Tensor positions = {};                // i64 (N): positions of the tokens of x
+  Tensor lengths = {};                  // i32 (B): only the first tokens of a row are there
   const Positions* encoding = nullptr;  // rotary turns queries and keys, ALiBi biases scores
   KvCache* cache = nullptr;             // of this layer; null in training
   int64_t step = 0;                     // of training
@@ -45,5 +59,12 @@ class Attention : public Module {
   // x (B, N, width) → (B, N, width).
   virtual Tensor operator()(const Tensor& x, const AttentionContext& context) = 0;
 };
+
+// What `positions` add to scores, as a functor for engines; the identity for most.
+Score score_of(const Positions& positions, Device device);
+
+// Throws `user: attention "x" does not support causal: REASON`, when it says so of itself.
+void require_capability(std::string_view user, const ChoiceBase& attention,
+                        std::string_view capability);
 
 }  // namespace tessera

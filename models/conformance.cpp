@@ -1,6 +1,7 @@
 #include "tessera/models/conformance.h"
 
 #include "tessera/attention/attention.h"
+#include "tessera/attention/engines/dense.h"
 #include "tessera/config/fields.h"
 #include "tessera/config/json.h"
 #include "tessera/core/create.h"
@@ -16,12 +17,14 @@ namespace {
 constexpr int64_t kWidth = 8;
 constexpr int64_t kHeads = 2;
 constexpr int64_t kTokens = 5;
+constexpr int64_t kGrid = 4;
 constexpr uint64_t kSeed = 11;
 
 // A choice of `type` with its default config, keys of the same name replaced by small values.
 template <class Interface>
 Choice<Interface> tiny(const std::string& type) {
-  const Json small = {{"width", kWidth}, {"depth", 2}, {"heads", kHeads}, {"patch", 2}};
+  const Json small = {
+      {"width", kWidth}, {"depth", 2}, {"heads", kHeads}, {"patch", 2}, {"window", 3}};
   auto choice = from_json<Choice<Interface>>(Json{{"type", type}});
   Json json = to_json(choice);
   for (const auto& [key, value] : small.items()) {
@@ -34,22 +37,30 @@ Tensor positions_on(Device device) {
   return arange(0, kTokens, 1, {DType::i64, device});
 }
 
+// Mechanisms that cannot do without a grid get one; others see a sequence, causally if they can.
 ModuleSample attention_sample(const std::string& type) {
-  return {Attention::kKind,
-          type,
-          [type]() -> std::unique_ptr<Module> {
-            return tiny<Attention>(type).build(Geometry{.width = kWidth,
-                                                        .heads = kHeads,
-                                                        .context = kTokens,
-                                                        .init_std = 0.5,
-                                                        .output_init_std = 0.5});
-          },
-          [](Module& m, const TensorList& in) {
-            AttentionContext context{.causal = true};
-            context.positions = positions_on(in[0].device());
-            return TensorList{static_cast<Attention&>(m)(in[0], context)};
-          },
-          {samples::normal({2, kTokens, kWidth})}};
+  const Entry& entry = find_entry(Attention::kKind, type, type);
+  const bool grid = entry.unsupported(capability::kSequence).has_value();
+  const bool causal = !entry.unsupported(capability::kCausal).has_value();
+  const int64_t tokens = grid ? kGrid * kGrid : kTokens;
+  return {
+      Attention::kKind,
+      type,
+      [type, grid, tokens]() -> std::unique_ptr<Module> {
+        Geometry g{.width = kWidth,
+                   .heads = kHeads,
+                   .context = tokens,
+                   .init_std = 0.5,
+                   .output_init_std = 0.5};
+        if (grid) g.grid_height = g.grid_width = kGrid;
+        return tiny<Attention>(type).build(g);
+      },
+      [causal, tokens](Module& m, const TensorList& in) {
+        AttentionContext context{.causal = causal};
+        context.positions = arange(0, static_cast<double>(tokens), 1, {DType::i64, in[0].device()});
+        return TensorList{static_cast<Attention&>(m)(in[0], context)};
+      },
+      {samples::normal({2, tokens, kWidth})}};
 }
 
 ModuleSample feed_forward_sample(const std::string& type) {
@@ -76,8 +87,9 @@ ModuleSample positions_sample(const std::string& type) {
             auto& p = static_cast<Positions&>(m);
             const Tensor at = positions_on(in[0].device());
             TensorList out = {p.embed(in[0], at), p.rotate(in[1], at)};
-            const Tensor bias = p.score_bias(at, at);
-            if (bias.defined()) out.push_back(bias);
+            const Score score = score_of(p, in[0].device());
+            if (score.is_identity()) return out;
+            out.push_back(dense_attention(in[1], in[1], in[1], {.score = score}).output);
             return out;
           },
           {samples::normal({2, kTokens, kWidth}),

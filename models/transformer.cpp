@@ -50,6 +50,11 @@ Transformer::Transformer(const Config& c, const DataInfo& input)
   check(input.vocabulary > 0 && input.context > 0,
         "transformer: wants tokens, but the data has vocabulary {} and context {}",
         input.vocabulary, input.context);
+  require_capability("transformer", c.attention, capability::kCausal);
+  require_capability("transformer", c.attention, capability::kSequence);
+  if (positions->score_bias({}).table.defined()) {
+    require_capability("transformer", c.attention, capability::kScoreBias);
+  }
   for (int64_t i = 0; i < c.depth; ++i) {
     blocks.push_back(
         std::make_unique<Block>(c.attention, c.feed_forward, block_options(c, input, i)));

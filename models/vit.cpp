@@ -37,7 +37,8 @@ BlockOptions block_options(const Vit::Config& c, const DataInfo& in, int64_t lay
                 .init_std = kStd,
                 .output_init_std = kStd,
                 .grid_height = in.height / c.patch,
-                .grid_width = in.width / c.patch};
+                .grid_width = in.width / c.patch,
+                .prefix = 1 + c.distilled};
   o.norm = c.norm;
   o.norm_eps = c.norm_eps;
   o.dropout = c.dropout;
@@ -75,6 +76,7 @@ Vit::Vit(const Config& c, const DataInfo& in)
       head(Linear::truncated_normal(c.width, in.classes, true, kStd)),
       input_(in),
       mean_pool_(c.pool == "mean") {
+  require_capability("vit", c.attention, capability::kBidirectional);
   for (int64_t i = 0; i < c.depth; ++i) {
     blocks.push_back(std::make_unique<Block>(c.attention, c.feed_forward, block_options(c, in, i)));
   }

@@ -26,11 +26,6 @@ TESSERA_REGISTER(Positions, AlibiPositions, "alibi", "scores fall linearly with 
 TESSERA_REGISTER(Positions, RelativeBias, "relative_bias", "a learned bias per bucket of distances",
                  "Raffel et al. 2020");
 
-// i − j for all pairs: (N, M).
-Tensor distances(const Tensor& query_positions, const Tensor& key_positions) {
-  return unsqueeze(query_positions, 1) - unsqueeze(key_positions, 0);
-}
-
 }  // namespace
 
 Tensor Constant::on(Device device) const {
@@ -49,7 +44,7 @@ Tensor Positions::embed(const Tensor& x, const Tensor&) const {
 Tensor Positions::rotate(const Tensor& x, const Tensor&) const {
   return x;
 }
-Tensor Positions::score_bias(const Tensor&, const Tensor&) const {
+ScoreBias Positions::score_bias(Device) const {
   return {};
 }
 
@@ -97,13 +92,11 @@ AlibiPositions::AlibiPositions(const Config&, const PositionGeometry& g) {
   for (int64_t h = 1; h <= g.heads; ++h) {
     slopes.push_back(std::exp2(-8.0 * static_cast<double>(h) / static_cast<double>(g.heads)));
   }
-  slopes_ = Constant(from_values(slopes, {g.heads, 1, 1}).to(DType::f32));
+  slopes_ = Constant(from_values(slopes, {g.heads}).to(DType::f32));
 }
 
-Tensor AlibiPositions::score_bias(const Tensor& query_positions,
-                                  const Tensor& key_positions) const {
-  const Tensor distance = distances(query_positions, key_positions);
-  return slopes_.on(distance.device()) * (distance * -1).to(DType::f32);
+ScoreBias AlibiPositions::score_bias(Device device) const {
+  return {.kind = ScoreBias::Kind::slopes, .table = slopes_.on(device)};
 }
 
 RelativeBias::RelativeBias(const Config& config, const PositionGeometry& g)
@@ -112,35 +105,13 @@ RelativeBias::RelativeBias(const Config& config, const PositionGeometry& g)
   check(config.max_distance > exact,
         "positions: max_distance {} must exceed the {} distances that have a bucket of their own",
         config.max_distance, exact);
-  std::vector<int64_t> ids;
-  for (int64_t d = -config.max_distance; d <= config.max_distance; ++d) ids.push_back(bucket(d));
-  buckets_ = Constant(from_values(ids, {static_cast<int64_t>(ids.size())}));
 }
 
-int64_t RelativeBias::bucket(int64_t distance) const {
-  int64_t count = config_.buckets;
-  int64_t first = 0;
-  if (config_.bidirectional) {
-    count /= 2;
-    if (distance < 0) first = count;
-    distance = std::abs(distance);
-  } else {
-    distance = std::max<int64_t>(distance, 0);
-  }
-  const int64_t exact = count / 2;
-  if (distance < exact) return first + distance;
-  const double ratio =
-      std::log(static_cast<double>(distance) / static_cast<double>(exact)) /
-      std::log(static_cast<double>(config_.max_distance) / static_cast<double>(exact));
-  const auto step = static_cast<int64_t>(ratio * static_cast<double>(count - exact));
-  return first + std::min(count - 1, exact + step);
-}
-
-Tensor RelativeBias::score_bias(const Tensor& query_positions, const Tensor& key_positions) const {
-  const auto most = static_cast<double>(config_.max_distance);
-  const Tensor index = clamp(distances(query_positions, key_positions), -most, most) + most;
-  const Tensor by_distance = embedding(weight, buckets_.on(weight.device()));
-  return permute(embedding(by_distance, index), {2, 0, 1});
+ScoreBias RelativeBias::score_bias(Device) const {
+  return {.kind = ScoreBias::Kind::buckets,
+          .table = weight,
+          .max_distance = config_.max_distance,
+          .bidirectional = config_.bidirectional};
 }
 
 }  // namespace tessera

@@ -26,6 +26,16 @@ class Constant {
   mutable TensorList copies_;
 };
 
+// A bias of scores that depends on the distance of query and key, as data for whoever computes
+// attention; `table` is undefined for none.
+struct ScoreBias {
+  enum class Kind { slopes, buckets };
+  Kind kind = Kind::slopes;
+  Tensor table = {};  // slopes (H): score − slope_h |i − j|; buckets (buckets, H): score + entry
+  int64_t max_distance = 0;    // of buckets: from here on all distances share one
+  bool bidirectional = false;  // buckets tell the future from the past
+};
+
 // The three places where positions can enter; each does nothing unless overridden.
 class Positions : public Module {
  public:
@@ -36,8 +46,7 @@ class Positions : public Module {
   virtual Tensor embed(const Tensor& x, const Tensor& positions) const;
   // Queries or keys (B, H, N, D) at positions i64 (N).
   virtual Tensor rotate(const Tensor& x, const Tensor& positions) const;
-  // An additive bias of scores, broadcastable to (B, H, N, M); undefined when there is none.
-  virtual Tensor score_bias(const Tensor& query_positions, const Tensor& key_positions) const;
+  virtual ScoreBias score_bias(Device device) const;
   void members(Members&) override {}
 };
 
@@ -105,17 +114,17 @@ struct RotaryPositions final : Positions {
   RotaryOptions options_;
 };
 
-// score_ij − slope_h (i − j), slopes 2^(−8h/H) (Press et al. 2022, "Train Short, Test Long").
+// score_ij − slope_h |i − j|, slopes 2^(−8h/H) (Press et al. 2022, "Train Short, Test Long").
 struct AlibiPositions final : Positions {
   struct Config {
     TESSERA_FIELDS(f)
     { (void)f; }
   };
   AlibiPositions(const Config&, const PositionGeometry& g);
-  Tensor score_bias(const Tensor& query_positions, const Tensor& key_positions) const override;
+  ScoreBias score_bias(Device device) const override;
 
  private:
-  Constant slopes_;  // (H, 1, 1)
+  Constant slopes_;  // (H)
 };
 
 // score_ij + B_h[bucket(i − j)], learned (Raffel et al. 2020, T5): half of the buckets for exact
@@ -136,13 +145,11 @@ struct RelativeBias final : Positions {
   };
   Tensor weight;  // (buckets, H)
   RelativeBias(const Config& config, const PositionGeometry& g);
-  Tensor score_bias(const Tensor& query_positions, const Tensor& key_positions) const override;
+  ScoreBias score_bias(Device device) const override;
   TESSERA_MEMBERS(weight)
 
  private:
-  int64_t bucket(int64_t distance) const;
   Config config_;
-  Constant buckets_;  // of the distances −max_distance … max_distance
 };
 
 }  // namespace tessera

@@ -1,0 +1,61 @@
+#include "tessera/attention/self_attention.h"
+
+#include "tessera/attention/kv_cache.h"
+#include "tessera/autograd/ops/view.h"
+
+namespace tessera {
+namespace {
+
+int64_t head_dim_of(std::string_view name, const Geometry& g) {
+  if (g.head_dim > 0) return g.head_dim;
+  check(g.width % g.heads == 0, "{}: width {} is not a multiple of {} heads", name, g.width,
+        g.heads);
+  return g.width / g.heads;
+}
+
+int64_t kv_heads_of(std::string_view name, const ProjectionConfig& c, const Geometry& g) {
+  const int64_t kv = c.kv_heads.value_or(g.heads);
+  check(g.heads % kv == 0, "{}: {} heads are not a multiple of {} kv_heads", name, g.heads, kv);
+  return kv;
+}
+
+// (B, N, heads · D) as (B, heads, N, D), a view.
+Tensor split_heads(const Tensor& x, int64_t heads, int64_t head_dim) {
+  return transpose(reshape(x, {x.size(0), x.size(1), heads, head_dim}), 1, 2);
+}
+
+}  // namespace
+
+SelfAttention::SelfAttention(std::string_view name, const ProjectionConfig& c, const Geometry& g)
+    : qkv(Linear::normal(g.width, (g.heads + 2 * kv_heads_of(name, c, g)) * head_dim_of(name, g),
+                         c.bias.value_or(g.bias), g.init_std)),
+      out(Linear::normal(g.heads * head_dim_of(name, g), g.width, c.bias.value_or(g.bias),
+                         g.output_init_std)),
+      heads_(g.heads),
+      kv_heads_(kv_heads_of(name, c, g)),
+      head_dim_(head_dim_of(name, g)) {}
+
+Tensor SelfAttention::operator()(const Tensor& x, const AttentionContext& context) {
+  const int64_t width = heads_ * head_dim_, kv_width = kv_heads_ * head_dim_;
+  const TensorList parts = split(qkv(x), {width, kv_width, kv_width}, -1);
+  Tensor q = split_heads(parts[0], heads_, head_dim_);
+  Tensor k = split_heads(parts[1], kv_heads_, head_dim_);
+  Tensor v = split_heads(parts[2], kv_heads_, head_dim_);
+  AttentionOptions options{.causal = context.causal, .key_lengths = context.lengths};
+  if (context.encoding != nullptr) {
+    q = context.encoding->rotate(q, context.positions);
+    k = context.encoding->rotate(k, context.positions);
+    options.score = score_of(*context.encoding, x.device());
+  }
+  if (context.cache != nullptr) {
+    context.cache->append(k, v);
+    k = context.cache->key();
+    v = context.cache->value();
+  }
+  const AttentionResult r = attend(q, k, v, options, context);
+  probe("output", r.output);
+  probe("logsumexp", r.logsumexp);
+  return out(reshape(transpose(r.output, 1, 2), {x.size(0), x.size(1), width}));
+}
+
+}  // namespace tessera

@@ -1,0 +1,47 @@
+// What mechanisms with one query, key and value per token have in common.
+#pragma once
+
+#include "tessera/attention/attention.h"
+#include "tessera/attention/engines/engine.h"
+#include "tessera/nn/linear.h"
+
+namespace tessera {
+
+struct ProjectionConfig {
+  std::optional<int64_t> kv_heads;
+  std::optional<bool> bias;
+  // For the listing of a mechanism's own Config.
+  void projection_fields(Fields& f) {
+    f("kv_heads", kv_heads, "heads of keys and values; default: as many as heads")
+        .min(1)
+        .max(1 << 16);
+    f("bias", bias, "biases in the projections; default: as the model says");
+  }
+};
+
+// Multi-head self-attention around an engine: one matrix gives [q | k | v], each part split into
+// contiguous heads, key heads shared by groups of query heads (Ainslie et al. 2023); positions
+// rotate queries and keys; a cache puts the past in front of them; heads are merged and projected.
+// A mechanism says what its heads attend to, in `attend`.
+class SelfAttention : public Attention {
+ public:
+  Linear qkv, out;
+
+  SelfAttention(std::string_view name, const ProjectionConfig& config, const Geometry& g);
+  Tensor operator()(const Tensor& x, const AttentionContext& context) final;
+  TESSERA_MEMBERS(qkv, out)
+
+ protected:
+  // q (B, H, N, D), k and v (B, Hk, M, D), rotated, the past included. `options` has what the
+  // context asks for: causal, lengths, the bias of positions.
+  virtual AttentionResult attend(const Tensor& q, const Tensor& k, const Tensor& v,
+                                 const AttentionOptions& options,
+                                 const AttentionContext& context) = 0;
+
+ private:
+  int64_t heads_;
+  int64_t kv_heads_;
+  int64_t head_dim_;
+};
+
+}  // namespace tessera
