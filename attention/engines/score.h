@@ -55,7 +55,7 @@ struct ScoreRow {
   bool counts(int64_t j) const { return visible == nullptr || visible[j] != 0; }
 };
 
-constexpr int kMaxTables = 2;
+constexpr int kMaxTables = 3;
 
 // A functor as engines see it: kernels for rows on the CPU, and the function on whole tensors.
 struct ScoreKernels {

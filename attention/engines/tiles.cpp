@@ -155,7 +155,10 @@ class Chunk {
  public:
   Chunk(const EntryRule& rule, int b, int h) : rule_(rule), b_(b), h_(h) {}
 
-  void set(std::span<const int32_t> keys, bool wants_positions) {
+  // `keys` are some of the tile's.
+  void set(const Tile& tile, std::span<const int32_t> keys, bool wants_positions) {
+    tile_ = &tile;
+    first_ = keys.data() - tile.keys.data();
     keys_ = keys;
     run_ = is_run(keys);
     complete_ = run_ || std::none_of(keys.begin(), keys.end(), [](int32_t k) { return k < 0; });
@@ -168,7 +171,20 @@ class Chunk {
     positions_ = position_room_.data();
   }
 
-  Span span_of(int i) {
+  // Of the tile's n-th query, which is i.
+  Span span_of(int64_t n, int i) {
+    const Span s = span_by_rule(i);
+    return tile_->has_runs() ? within(s, tile_->runs_of(n)) : s;
+  }
+
+  ScoreRow row(int i, const Span& s) const {
+    ScorePlace at{b_, h_, i, 0, rule_.position_of_query(b_, h_, i), 0};
+    return {at, keys_.data() + s.begin, positions_ + s.begin,
+            s.visible == nullptr ? nullptr : s.visible + s.begin, s.end - s.begin};
+  }
+
+ private:
+  Span span_by_rule(int i) {
     const auto n = static_cast<int64_t>(keys_.size());
     const IndexRange r = rule_.keys_of(b_, h_, i);
     if (rule_.is_range() && run_) {
@@ -183,20 +199,43 @@ class Chunk {
     return {0, n, visible_.data()};
   }
 
-  ScoreRow row(int i, const Span& s) const {
-    ScorePlace at{b_, h_, i, 0, rule_.position_of_query(b_, h_, i), 0};
-    return {at, keys_.data() + s.begin, positions_ + s.begin,
-            s.visible == nullptr ? nullptr : s.visible + s.begin, s.end - s.begin};
+  // What of a span lies in the runs.
+  Span within(const Span& s, std::span<const IndexRange> runs) {
+    Span all{s.end, s.begin, s.visible};
+    int64_t count = 0;
+    auto clip = [&](const IndexRange& r) {
+      const int64_t begin = std::max(r.begin - first_, s.begin);
+      return std::pair{begin, std::max(begin, std::min(r.end - first_, s.end))};
+    };
+    for (const IndexRange& r : runs) {
+      const auto [begin, end] = clip(r);
+      if (begin == end) continue;
+      all.begin = std::min(all.begin, begin);
+      all.end = std::max(all.end, end);
+      ++count;
+    }
+    if (count == 0) return {s.begin, s.begin};
+    if (count == 1) return all;
+    marks_.assign(keys_.size(), 0);
+    for (const IndexRange& r : runs) {
+      const auto [begin, end] = clip(r);
+      for (int64_t j = begin; j < end; ++j) {
+        marks_[static_cast<size_t>(j)] = s.visible == nullptr ? 1 : s.visible[j];
+      }
+    }
+    all.visible = marks_.data();
+    return all;
   }
 
- private:
   const EntryRule& rule_;
   int b_, h_;
+  const Tile* tile_ = nullptr;
+  int64_t first_ = 0;  // place in the tile's keys
   std::span<const int32_t> keys_;
   const int32_t* positions_ = nullptr;
   bool run_ = false, complete_ = false;
   std::vector<int32_t> position_room_;
-  std::vector<uint8_t> visible_;
+  std::vector<uint8_t> visible_, marks_;
 };
 
 // The score functor bound to a type.
@@ -285,11 +324,11 @@ class ForwardHead {
     Matrix k = rows_of(k_, ids, k_room_);
     k.transposed = true;
     product(rows, n, q_.width, a_.scale, q, k, 0, scores_.data(), kChunk);
-    chunk_.set(ids, !score_.is_identity());
+    chunk_.set(tile, ids, !score_.is_identity());
     int64_t entries = 0;
     for (int64_t i = 0; i < rows; ++i) {
       const int32_t query = tile.queries[static_cast<size_t>(i)];
-      const Span s = chunk_.span_of(query);
+      const Span s = chunk_.span_of(i, query);
       T* row = scores_.data() + i * kChunk;
       if (!score_.is_identity()) score_.forward(chunk_.row(query, s), row + s.begin);
       hide(s, row);
@@ -402,7 +441,7 @@ class BackwardHead {
     v.transposed = true;
     product(rows, n, q_.width, a_.scale, q, {k.data, k.ld, true}, 0, p_.data(), kChunk);
     product(rows, n, v_.width, 1, o, v, 0, ds_.data(), kChunk);
-    chunk_.set(ids, !score_.is_identity());
+    chunk_.set(tile, ids, !score_.is_identity());
     for (int64_t i = 0; i < rows; ++i) score_gradients(tile, i, n, to);
     const Matrix p{p_.data(), kChunk}, ds{ds_.data(), kChunk};
     add_product(to.value, ids, rows, 1, p, o, room_);
@@ -412,7 +451,7 @@ class BackwardHead {
 
   void score_gradients(const Tile& tile, int64_t i, int64_t n, const Targets<T>& to) {
     const int32_t query = tile.queries[static_cast<size_t>(i)];
-    Span s = chunk_.span_of(query);
+    Span s = chunk_.span_of(i, query);
     if (lse_[query] == kNone<T>) s = {0, 0};
     T* p = p_.data() + i * kChunk;
     T* ds = ds_.data() + i * kChunk;

@@ -4,6 +4,8 @@
 // 2022, "FlashAttention"), gradients from scores computed again and the logsumexp.
 #pragma once
 
+#include <span>
+
 #include "tessera/attention/engines/entry_rule.h"
 
 namespace tessera {
@@ -13,6 +15,16 @@ constexpr int64_t kTileQueries = 64;  // at most, in a tile
 struct Tile {
   std::vector<int32_t> queries;
   std::vector<int32_t> keys;  // −1: nobody; a key that is listed twice counts twice
+  // Which places in `keys` a query may see, where an engine knows more than the rule: the runs of
+  // query n of the tile, in order, are number run_begin[n] up to run_begin[n + 1]. Empty: all.
+  std::vector<IndexRange> runs;
+  std::vector<int32_t> run_begin;
+
+  bool has_runs() const { return !run_begin.empty(); }
+  std::span<const IndexRange> runs_of(int64_t n) const {
+    const auto at = static_cast<size_t>(n);
+    return {runs.begin() + run_begin[at], runs.begin() + run_begin[at + 1]};
+  }
 };
 
 // Together the tiles of a head hold every query at most once; a query in no tile sees nothing.

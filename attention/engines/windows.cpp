@@ -1,5 +1,7 @@
 #include "tessera/attention/engines/windows.h"
 
+#include <cmath>
+
 namespace tessera {
 namespace {
 
@@ -41,6 +43,64 @@ int narrow(int64_t n) {
 }
 
 }  // namespace
+
+int64_t count_entries(const WindowRule& rule) {
+  int64_t n = 1;
+  for (const AxisWindows& x : rule.axis) {
+    int64_t entries = 0;
+    for (int residue = 0; residue < x.dilation; ++residue) {
+      const int length = x.line_keys(residue), queries = x.line_queries(residue);
+      if (x.block == 0 && !x.causal) {
+        entries += int64_t{queries} * x.window;
+        continue;
+      }
+      for (int i = 0; i < queries; ++i) {
+        const IndexRange r = x.keys_of(i, length);
+        entries += std::max(r.end - r.begin, 0);
+      }
+    }
+    n *= entries;
+  }
+  return n;
+}
+
+namespace {
+
+// Tokens of the other side that the tiles of an axis meet, estimated from some in its middle.
+double meetings(const AxisWindows& x, bool of_keys, int tile) {
+  constexpr int kLooked = 8;
+  const int length = of_keys ? x.line_keys(0) : x.line_queries(0);
+  const int tiles = (length + tile - 1) / tile, first = std::max(0, (tiles - kLooked) / 2);
+  const int last = std::min(tiles, first + kLooked);
+  double met = 0;
+  for (int t = first; t < last; ++t) {
+    const int begin = t * tile, end = std::min(begin + tile, length) - 1;
+    met += of_keys ? x.queries_of(end, 0).end - x.queries_of(begin, 0).begin
+                   : x.keys_of(end, x.line_keys(0)).end - x.keys_of(begin, x.line_keys(0)).begin;
+  }
+  return std::max(met, 1.0) * tiles / (last - first);
+}
+
+}  // namespace
+
+GridTiles cut_grid(const WindowRule& rule, bool of_keys, int low, int high, int overhead) {
+  GridTiles best;
+  double least = INFINITY;
+  for (int z = 1; z <= high; z *= 2) {
+    for (int y = 1; y * z <= high; y *= 2) {
+      for (int x = 1; x * y * z <= high; x *= 2) {
+        if (x * y * z < low) continue;
+        const int tile[kAxes] = {z, y, x};
+        double cost = x * y * z + overhead;
+        for (int a = 0; a < kAxes; ++a) cost *= meetings(rule.axis[a], of_keys, tile[a]);
+        if (cost >= least) continue;
+        least = cost;
+        best = GridTiles(rule, tile, of_keys);
+      }
+    }
+  }
+  return best;
+}
 
 WindowRule neighborhood_windows(const Neighborhood& n) {
   constexpr std::string_view op = "neighborhood_windows";

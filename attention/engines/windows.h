@@ -44,6 +44,14 @@ struct AxisWindows {
     const int begin = most(least(leader - window / 2, length - window), 0);
     return {begin, begin + window};
   }
+  // Relative positions of keys are counted from here: j − origin_of(i) is j − i in a neighborhood;
+  // in blocks it is the key's place in the window less the query's place in its block. It lies in
+  // (−window, window).
+  TESSERA_HD int origin_of(int i) const {
+    if (block == 0) return i;
+    const int n = (i + phase) / block;
+    return n * step + first + (i + phase - n * block);
+  }
   // The queries that see key j; of a neighborhood queries and keys are the same tokens.
   TESSERA_HD IndexRange queries_of(int j, int residue) const {
     const int length = line_queries(residue);
@@ -159,6 +167,9 @@ struct WindowRule {
   }
 };
 
+// The score entries of one head.
+int64_t count_entries(const WindowRule& rule);
+
 // A grid cut into boxes of at most tile[0] · tile[1] · tile[2] tokens of the same residues: tiles
 // of queries (and, with the other function, of keys), numbered from 0.
 struct GridTiles {
@@ -204,6 +215,11 @@ struct GridTiles {
     return b;
   }
 };
+
+// Boxes of queries (or of keys) that meet few of the other side, each of low to high tokens, a
+// power of two, except where a line is short; a token of the other side costs as much as `overhead`
+// entries.
+GridTiles cut_grid(const WindowRule& rule, bool of_keys, int low, int high, int overhead);
 
 // Neighborhood attention's windows (Hassani et al. 2023, 2024). Lists have one entry per axis, or
 // one for all, or none: dilation 1, stride 1, not causal. window · dilation ≤ shape, stride ≤
