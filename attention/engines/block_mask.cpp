@@ -135,27 +135,6 @@ bool overflowed(const BlockMask& mask) {
   return mask.overflow.item<int64_t>() != 0;
 }
 
-Tensor hidden_entries(const BlockMask& mask) {
-  const BlockGrid& g = mask.grid;
-  const Tensor map = kernels::to_device(mask.map, {});
-  const Tensor hidden = empty({map.size(0), map.size(1), g.queries, g.keys}, {DType::boolean, {}});
-  auto* to = hidden.data<bool>();
-  const auto* kinds = map.data<uint8_t>();
-  const int64_t ahead = g.keys - g.queries, rows = g.query_blocks(), columns = g.key_blocks();
-  parallel_for(map.size(0) * map.size(1) * g.queries, hidden.numel(), [&](int64_t t) {
-    const int64_t i = t % g.queries, head = t / g.queries;
-    const uint8_t* row = kinds + (head * rows + i / g.block_q) * columns;
-    for (int64_t j = 0; j < g.keys; ++j) {
-      const int64_t offset = j - i - ahead;
-      const bool inside = (g.right < 0 || offset <= g.right) && (g.left < 0 || offset >= -g.left);
-      const uint8_t kind = row[j / g.block_k];
-      to[t * g.keys + j] =
-          kind == code(BlockKind::hidden) || (kind == code(BlockKind::partial) && !inside);
-    }
-  });
-  return kernels::to_device(hidden, mask.map.device());
-}
-
 int64_t count_entries(const BlockMask& mask) {
   const BlockGrid& g = mask.grid;
   const Tensor map = kernels::to_device(mask.map, {});
