@@ -128,8 +128,10 @@ DenseGradients dense_backward_cuda(const Tensor& query, const Tensor& key, const
   const Tensor out = prepared(forward.output), grad_out = prepared(grad_output);
   const Sizes s = sizes_of(q, k, v, options);
   const DenseGradients g = empty_gradients(q, k, v);
-  (half ? backward_halves : backward_exact)(s, q, k, v, out, forward.logsumexp, grad_out,
-                                            grad_logsumexp, g);
+  const bool hopper = half && backward_fits_hopper(s, q, k, v, grad_out);
+  (hopper ? backward_hopper
+   : half ? backward_halves
+          : backward_exact)(s, q, k, v, out, forward.logsumexp, grad_out, grad_logsumexp, g);
   return {first_columns(g.query, query.size(3)), first_columns(g.key, key.size(3)),
           first_columns(g.value, value.size(3))};
 }

@@ -11,27 +11,32 @@
 namespace tessera::dense {
 namespace {
 
-constexpr int kQueryTile = 64;  // rows of statistics are padded to it
-
 template <class T>
 struct BackwardArguments {
   Sizes sizes;
-  Heads<const T> q, k, v, out, grad_out;
+  Heads<const T> q, k, v, grad_out;
   Heads<T> grad_q, grad_k, grad_v;
-  const float* lse;
-  const float* grad_lse;  // may be null
-  // Per query, rows padded to `padded`: lse · log2 e (+inf in the padding: weights 0) and ⟨dO, O⟩ −
-  // dL.
-  float* exponent;
-  float* delta;
+  const float* exponent;  // see RowStatistics
+  const float* delta;
   int padded;
   float scale_log2e;
   int tiles = 0, section = 1;  // see Task
 };
 
+template <class T>
+struct StatisticsArguments {
+  Sizes sizes;
+  Heads<const T> out, grad_out;
+  const float* lse;
+  const float* grad_lse;  // may be null
+  float* exponent;
+  float* delta;
+  int padded;
+};
+
 // kLanes neighbouring threads per query, 16 bytes each.
 template <class T, int kLanes>
-__global__ void statistics_kernel(const __grid_constant__ BackwardArguments<T> a) {
+__global__ void statistics_kernel(const __grid_constant__ StatisticsArguments<T> a) {
   const Sizes& s = a.sizes;
   const int64_t rows = static_cast<int64_t>(s.batch) * s.heads * a.padded;
   const int64_t at = cuda::thread_index() / kLanes;  // rows · kLanes is a multiple of the warp
@@ -421,7 +426,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 }
 
 template <class T, int kLanes>
-void run_statistics(const BackwardArguments<T>& a, Device device) {
+void run_statistics(const StatisticsArguments<T>& a, Device device) {
   const int64_t threads = int64_t{a.padded} * a.sizes.batch * a.sizes.heads * kLanes;
   cuda::launch("dense_attention", device, statistics_kernel<T, kLanes>,
                grid_of((threads + 255) / 256), 256, 0, a);
@@ -453,15 +458,12 @@ template <class T>
 void run(const BackwardArguments<T>& a, Device device) {
   const int width = std::max(a.sizes.width, a.sizes.value_width);
   if (width <= 64) {
-    run_statistics<T, 8>(a, device);
     run_keys<T, Shape<64, 4, 2, 64, true, 2>, true, true>(a, device);
     run_queries<T, Shape<64, 4, 2, 64, true, 2>>(a, device);
   } else if (width <= 128) {
-    run_statistics<T, 16>(a, device);
     run_keys<T, Shape<128, 8, 1, 64, true, 1>, true, true>(a, device);
     run_queries<T, Shape<128, 8, 1, 64, true, 1>>(a, device);
   } else {
-    run_statistics<T, 32>(a, device);
     run_keys<T, Shape<256, 4, 1, 32, false, 1>, true, false>(a, device);
     run_keys<T, Shape<256, 4, 1, 32, false, 1>, false, true>(a, device);
     run_queries<T, Shape<256, 4, 1, 32, false, 1>>(a, device);
@@ -470,19 +472,46 @@ void run(const BackwardArguments<T>& a, Device device) {
 
 }  // namespace
 
+RowStatistics row_statistics(const Sizes& s, const Tensor& out, const Tensor& lse,
+                             const Tensor& grad_out, const Tensor& grad_lse) {
+  const int padded = (s.queries + kStatisticsRows - 1) / kStatisticsRows * kStatisticsRows;
+  const Options f32{DType::f32, out.device()};
+  const RowStatistics rows{empty({s.batch, s.heads, padded}, f32),
+                           empty({s.batch, s.heads, padded}, f32), padded};
+  auto launch = [&]<class T>() {
+    const StatisticsArguments<T> a{s,
+                                   Heads<const T>(out),
+                                   Heads<const T>(grad_out),
+                                   cuda::data<float>(lse),
+                                   grad_lse.defined() ? cuda::data<float>(grad_lse) : nullptr,
+                                   cuda::data<float>(rows.exponent),
+                                   cuda::data<float>(rows.delta),
+                                   padded};
+    if (s.value_width <= 64) {
+      run_statistics<T, 8>(a, out.device());
+    } else if (s.value_width <= 128) {
+      run_statistics<T, 16>(a, out.device());
+    } else {
+      run_statistics<T, 32>(a, out.device());
+    }
+  };
+  if (out.dtype() == DType::bf16) {
+    launch.template operator()<bfloat16>();
+  } else {
+    launch.template operator()<float16>();
+  }
+  return rows;
+}
+
 void backward_halves(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
                      const Tensor& out, const Tensor& lse, const Tensor& grad_out,
                      const Tensor& grad_lse, const DenseGradients& grads) {
-  const int padded = (s.queries + kQueryTile - 1) / kQueryTile * kQueryTile;
-  const Options f32{DType::f32, q.device()};
-  const Tensor exponent = empty({s.batch, s.heads, padded}, f32);
-  const Tensor delta = empty({s.batch, s.heads, padded}, f32);
+  const RowStatistics rows = row_statistics(s, out, lse, grad_out, grad_lse);
   auto launch = [&]<class T>() {
     run(BackwardArguments<T>{s, Heads<const T>(q), Heads<const T>(k), Heads<const T>(v),
-                             Heads<const T>(out), Heads<const T>(grad_out), Heads<T>(grads.query),
-                             Heads<T>(grads.key), Heads<T>(grads.value), cuda::data<float>(lse),
-                             grad_lse.defined() ? cuda::data<float>(grad_lse) : nullptr,
-                             cuda::data<float>(exponent), cuda::data<float>(delta), padded,
+                             Heads<const T>(grad_out), Heads<T>(grads.query), Heads<T>(grads.key),
+                             Heads<T>(grads.value), cuda::data<float>(rows.exponent),
+                             cuda::data<float>(rows.delta), rows.padded,
                              static_cast<float>(s.scale) * kLog2e},
         q.device());
   };

@@ -60,4 +60,21 @@ void backward_halves(const Sizes& s, const Tensor& q, const Tensor& k, const Ten
                      const Tensor& out, const Tensor& lse, const Tensor& grad_out,
                      const Tensor& grad_lse, const DenseGradients& grads);
 
+// What a backward in halves needs per query, (B, H, padded): exponent = lse · log2 e, 0 for an lse
+// of −inf, +inf in the padding, whose weights are then 0; delta = ⟨dO, O⟩ − dL, 0 in the padding.
+constexpr int kStatisticsRows = 384;  // `padded` is a multiple
+struct RowStatistics {
+  Tensor exponent, delta;
+  int padded;
+};
+RowStatistics row_statistics(const Sizes& s, const Tensor& out, const Tensor& lse,
+                             const Tensor& grad_out, const Tensor& grad_lse);
+
+// The same on Hopper, for rows of at most 128 elements and tensors that fit tensor maps.
+bool backward_fits_hopper(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
+                          const Tensor& grad_out);
+void backward_hopper(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
+                     const Tensor& out, const Tensor& lse, const Tensor& grad_out,
+                     const Tensor& grad_lse, const DenseGradients& grads);
+
 }  // namespace tessera::dense
