@@ -283,6 +283,13 @@ int64_t count_of(const Span& s) {
   return std::accumulate(s.visible + s.begin, s.visible + s.end, int64_t{0});
 }
 
+// For the scores of `rows` queries.
+template <class T>
+void make_room(std::vector<T>& scores, int64_t rows) {
+  const auto wanted = static_cast<size_t>(rows * kChunk);
+  if (scores.size() < wanted) scores.resize(wanted);
+}
+
 template <class T>
 class ForwardHead {
  public:
@@ -290,19 +297,19 @@ class ForwardHead {
       : a_(a),
         score_(a.score),
         chunk_(a.rule, static_cast<int>(b), static_cast<int>(h)),
-        lse_(result.logsumexp.data<T>() + (b * a.query.size(1) + h) * a.query.size(2)) {
+        lse_(result.logsumexp.data<T>() + (b * a.query.size(1) + h) * a.rows()) {
     const int64_t kh = h / (a.query.size(1) / a.key.size(1));
     q_ = head_of<T>(a.query, b, h);
     k_ = head_of<T>(a.key, b, kh);
     v_ = head_of<T>(a.value, b, kh);
     out_ = head_of<T>(result.output, b, h);
-    scores_.resize(kTileQueries * kChunk);
   }
 
   // Returns the entries that counted.
   int64_t run(const Tile& tile) {
     const auto rows = static_cast<int64_t>(tile.queries.size());
     const auto keys = static_cast<int64_t>(tile.keys.size());
+    make_room(scores_, rows);
     sums_.assign(static_cast<size_t>(rows * v_.width), T{0});
     std::fill(top_, top_ + rows, kNone<T>);
     std::fill(total_, total_ + rows, T{0});
@@ -313,7 +320,7 @@ class ForwardHead {
           static_cast<size_t>(j), static_cast<size_t>(std::min(kChunk, keys - j)));
       entries += add_chunk(tile, q, ids);
     }
-    for (int64_t i = 0; i < rows; ++i) finish(tile.queries[static_cast<size_t>(i)], i);
+    for (int64_t i = 0; i < rows; ++i) finish(tile.results()[static_cast<size_t>(i)], i);
     return entries;
   }
 
@@ -362,11 +369,11 @@ class ForwardHead {
     total_[i] += row_sum(row + s.begin, count);
   }
 
-  void finish(int32_t query, int64_t i) {
-    lse_[query] = total_[i] == 0 ? kNone<T> : top_[i] + math::log(total_[i]);
+  void finish(int32_t result, int64_t i) {
+    lse_[result] = total_[i] == 0 ? kNone<T> : top_[i] + math::log(total_[i]);
     const T scale = total_[i] == 0 ? T{0} : 1 / total_[i];
     const T* sums = sums_.data() + i * v_.width;
-    T* o = out_.row(query);
+    T* o = out_.row(result);
     for (int64_t d = 0; d < v_.width; ++d) o[d] = sums[d] * scale;
   }
 
@@ -396,7 +403,7 @@ class BackwardHead {
                const Tensor& grad_lse, const Tensor& grad_query, int64_t b, int64_t h)
       : a_(a), score_(a.score), chunk_(a.rule, static_cast<int>(b), static_cast<int>(h)) {
     const int64_t kh = h / (a.query.size(1) / a.key.size(1));
-    const int64_t at = (b * a.query.size(1) + h) * a.query.size(2);
+    const int64_t at = (b * a.query.size(1) + h) * a.rows();
     q_ = head_of<T>(a.query, b, h);
     k_ = head_of<T>(a.key, b, kh);
     v_ = head_of<T>(a.value, b, kh);
@@ -405,20 +412,20 @@ class BackwardHead {
     grad_q_ = head_of<T>(grad_query, b, h);
     lse_ = result.logsumexp.data<T>() + at;
     grad_lse_ = grad_lse.defined() ? grad_lse.data<T>() + at : nullptr;
-    p_.resize(kTileQueries * kChunk);
-    ds_.resize(kTileQueries * kChunk);
   }
 
   void run(const Tile& tile, const Targets<T>& to) {
     const auto rows = static_cast<int64_t>(tile.queries.size());
     const auto keys = static_cast<int64_t>(tile.keys.size());
+    make_room(p_, rows);
+    make_room(ds_, rows);
     for (int64_t i = 0; i < rows; ++i) {
-      const int32_t query = tile.queries[static_cast<size_t>(i)];
-      delta_[i] = dot(out_.row(query), grad_out_.row(query), v_.width) -
-                  (grad_lse_ != nullptr ? grad_lse_[query] : T{0});
+      const int32_t result = tile.results()[static_cast<size_t>(i)];
+      delta_[i] = dot(out_.row(result), grad_out_.row(result), v_.width) -
+                  (grad_lse_ != nullptr ? grad_lse_[result] : T{0});
     }
     const Matrix q = rows_of(q_, tile.queries, q_room_);
-    const Matrix o = rows_of(grad_out_, tile.queries, o_room_);
+    const Matrix o = rows_of(grad_out_, tile.results(), o_room_);
     sums_.assign(static_cast<size_t>(rows * q_.width), T{0});
     for (int64_t j = 0; j < keys; j += kChunk) {
       const auto ids = std::span(tile.keys).subspan(
@@ -427,7 +434,7 @@ class BackwardHead {
     }
     for (int64_t i = 0; i < rows; ++i) {
       std::copy_n(sums_.data() + i * q_.width, q_.width,
-                  grad_q_.row(tile.queries[static_cast<size_t>(i)]));
+                  grad_q_.row(tile.results()[static_cast<size_t>(i)]));
     }
   }
 
@@ -451,8 +458,9 @@ class BackwardHead {
 
   void score_gradients(const Tile& tile, int64_t i, int64_t n, const Targets<T>& to) {
     const int32_t query = tile.queries[static_cast<size_t>(i)];
+    const T lse = lse_[tile.results()[static_cast<size_t>(i)]];
     Span s = chunk_.span_of(i, query);
-    if (lse_[query] == kNone<T>) s = {0, 0};
+    if (lse == kNone<T>) s = {0, 0};
     T* p = p_.data() + i * kChunk;
     T* ds = ds_.data() + i * kChunk;
     const int64_t count = s.end - s.begin;
@@ -461,7 +469,7 @@ class BackwardHead {
       score_.forward(chunk_.row(query, s), p + s.begin);
     }
     hide(s, p);
-    exponentials(p + s.begin, count, lse_[query]);
+    exponentials(p + s.begin, count, lse);
     const T delta = delta_[i];
 #pragma omp simd
     for (int64_t j = s.begin; j < s.end; ++j) ds[j] = p[j] * (ds[j] - delta);
@@ -484,8 +492,8 @@ class BackwardHead {
   std::vector<T> p_, ds_, scaled_, sums_, q_room_, o_room_, k_room_, v_room_, room_;
 };
 
-Tensor zero_heads(const Tensor& like) {
-  const Tensor x = engine::empty_heads(like.shape(), like.dtype(), like.device());
+Tensor zero_heads(const Shape& shape, const Tensor& like) {
+  const Tensor x = engine::empty_heads(shape, like.dtype(), like.device());
   kernels::fill(x, 0);
   return x;
 }
@@ -501,7 +509,7 @@ TiledAttention prepared(TiledAttention a) {
 }
 
 int64_t work_of(const TiledAttention& a) {
-  return a.query.size(0) * a.query.size(1) * a.query.size(2) * a.query.size(3) * 64;
+  return a.query.size(0) * a.query.size(1) * a.rows() * a.query.size(3) * 64;
 }
 
 // How the backward is cut: tasks add up keys and values of their own, parts tables of their own.
@@ -590,7 +598,7 @@ Tiling dense_tiling(const EntryRule& rule) {
 
 AttentionResult attend_tiles(const TiledAttention& given) {
   const TiledAttention a = prepared(given);
-  const int64_t batch = a.query.size(0), heads = a.query.size(1), n = a.query.size(2);
+  const int64_t batch = a.query.size(0), heads = a.query.size(1), n = a.rows();
   AttentionResult r{engine::empty_heads({batch, heads, n, a.value.size(3)}, a.query.dtype(), {}),
                     empty({batch, heads, n}, {a.query.dtype(), {}})};
   kernels::fill(r.output, 0);
@@ -623,7 +631,8 @@ AttentionGradients attend_tiles_backward(const TiledAttention& given,
   const Cut cut = cut_of(a);
   const Tensor grad_out = engine::with_dense_rows(grad_output);
   const Tensor grad_lse = grad_logsumexp.defined() ? kernels::contiguous(grad_logsumexp) : Tensor();
-  const Tensor grad_q = zero_heads(a.query);
+  const Shape& query = a.query.shape();
+  const Tensor grad_q = zero_heads({query[0], query[1], a.rows(), query[3]}, a.query);
   auto sums_like = [&](const Tensor& x) {
     const Tensor all =
         zeros({cut.segments, x.size(0), x.size(2), x.size(1), x.size(3)}, {x.dtype(), x.device()});

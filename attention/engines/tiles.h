@@ -25,9 +25,15 @@ struct Tile {
     const auto at = static_cast<size_t>(n);
     return {runs.begin() + run_begin[at], runs.begin() + run_begin[at + 1]};
   }
+  // Rows of the results, where a query may have several: one for each of `queries`; empty: the
+  // queries themselves.
+  std::vector<int32_t> slots;
+
+  const std::vector<int32_t>& results() const { return slots.empty() ? queries : slots; }
 };
 
-// Together the tiles of a head hold every query at most once; a query in no tile sees nothing.
+// Together the tiles of a head hold every row of the results at most once; one in no tile sees
+// nothing.
 struct Tiling {
   int64_t count = 0;  // per batch and head
   std::function<void(int64_t batch, int64_t head, int64_t index, Tile& tile)> fill;
@@ -43,6 +49,9 @@ struct TiledAttention {
   EntryRule rule;
   Score score;
   Tiling tiling;
+  int64_t slots = -1;  // rows of the results, and of the gradient of `query`; −1: one per query
+
+  int64_t rows() const { return slots < 0 ? query.size(2) : slots; }
 };
 
 // Counts the visible entries.
