@@ -20,15 +20,15 @@ struct Tile {
   std::vector<IndexRange> runs;
   std::vector<int32_t> run_begin;
 
+  // Rows of the results, where a query may have several: one for each of `queries`; empty: the
+  // queries themselves.
+  std::vector<int32_t> slots;
+
   bool has_runs() const { return !run_begin.empty(); }
   std::span<const IndexRange> runs_of(int64_t n) const {
     const auto at = static_cast<size_t>(n);
     return {runs.begin() + run_begin[at], runs.begin() + run_begin[at + 1]};
   }
-  // Rows of the results, where a query may have several: one for each of `queries`; empty: the
-  // queries themselves.
-  std::vector<int32_t> slots;
-
   const std::vector<int32_t>& results() const { return slots.empty() ? queries : slots; }
 };
 
