@@ -51,8 +51,8 @@ bool follows(const Tensor& x, const Tensor& next) {
          x.stride(1) == x.size(3) && next.offset() == x.offset() + x.size(1) * x.size(3);
 }
 
-// Where the gradients go. Those of the parts of one packed tensor lie side by side in one buffer,
-// which split() then passes on as it is.
+}  // namespace
+
 DenseGradients empty_gradients(const Tensor& q, const Tensor& k, const Tensor& v) {
   const auto alone = [](const Tensor& x) { return empty_heads(x.shape(), x.dtype(), x.device()); };
   if (q.numel() == 0 || q.size(2) != k.size(2) || !follows(q, k) || !follows(k, v)) {
@@ -67,7 +67,6 @@ DenseGradients empty_gradients(const Tensor& q, const Tensor& k, const Tensor& v
   return {part(0, q.size(1)), part(q.size(1), k.size(1)), part(q.size(1) + k.size(1), k.size(1))};
 }
 
-// Rows in 16-byte pieces: x itself, or a copy with zeros at the end of every row.
 Tensor in_chunks(const Tensor& x) {
   bool fits = x.size(3) % kChunk == 0 && x.stride(3) == 1 &&
               reinterpret_cast<uintptr_t>(x.raw_data()) % 16 == 0;
@@ -83,6 +82,8 @@ Tensor in_chunks(const Tensor& x) {
 Tensor first_columns(const Tensor& x, int64_t width) {
   return x.size(3) == width ? x : views::slice(x, 3, 0, width);
 }
+
+namespace {
 
 bool on_tensor_cores(const Tensor& q, const Tensor& v, const AttentionOptions& options) {
   return is_half(q.dtype()) && q.size(3) <= kWidest && v.size(3) <= kWidest && options.scale > 0;

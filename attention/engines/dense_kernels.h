@@ -46,6 +46,13 @@ unsigned grid_of(int64_t count);
 // A (B, H, N, D) tensor that lies in memory as (B, N, H, D).
 Tensor empty_heads(const Shape& shape, DType dtype, Device device);
 
+// Where the gradients go. Those of the parts of one packed tensor lie side by side in one buffer,
+// which split() then passes on as it is.
+DenseGradients empty_gradients(const Tensor& q, const Tensor& k, const Tensor& v);
+// Rows in 16-byte pieces: x itself, or a copy with zeros at the end of every row; and the way back.
+Tensor in_chunks(const Tensor& x);
+Tensor first_columns(const Tensor& x, int64_t width);
+
 // f32 and f64.
 void forward_exact(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
                    const Tensor& out, const Tensor& lse);
