@@ -1,3 +1,5 @@
+#include <cuda_profiler_api.h>
+
 #include <vector>
 
 #include "tessera/autograd/profile_cuda.h"
@@ -12,9 +14,12 @@ struct EventMarks::State {
 
 EventMarks::EventMarks(Device device) : state_(std::make_unique<State>()) {
   state_->device = device;
+  cuda::use(device);
+  cudaProfilerStart();  // tools that were told to wait begin here
 }
 
 EventMarks::~EventMarks() {
+  cudaProfilerStop();
   for (cudaEvent_t event : state_->events) cudaEventDestroy(event);
 }
 
