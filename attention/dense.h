@@ -18,6 +18,8 @@ struct DenseAttentionLayer final : SelfAttention {
  protected:
   AttentionResult attend(const Tensor& q, const Tensor& k, const Tensor& v,
                          const AttentionOptions& options, const AttentionContext& context) override;
+  AttentionResult decode(const Tensor& q, const KvCache& cache, const AttentionOptions& options,
+                         const AttentionContext& context) override;
 };
 
 }  // namespace tessera

@@ -1,7 +1,10 @@
 #include "tessera/attention/self_attention.h"
 
+#include "tessera/attention/engines/decode.h"
 #include "tessera/attention/kv_cache.h"
 #include "tessera/autograd/ops/view.h"
+#include "tessera/autograd/tape.h"
+#include "tessera/core/kernels/copy.h"
 
 namespace tessera {
 namespace {
@@ -35,6 +38,36 @@ SelfAttention::SelfAttention(std::string_view name, const ProjectionConfig& c, c
       kv_heads_(kv_heads_of(name, c, g)),
       head_dim_(head_dim_of(name, g)) {}
 
+AttentionResult SelfAttention::decode(const Tensor&, const KvCache&, const AttentionOptions&,
+                                      const AttentionContext&) {
+  return {};
+}
+
+// Through the cache. Of a batch of prompts of different lengths, only the tokens that are there are
+// kept. A cache that was empty adds nothing to the new keys, which need not be read from it then.
+AttentionResult SelfAttention::attend_past(const Tensor& q, Tensor k, Tensor v,
+                                           AttentionOptions options,
+                                           const AttentionContext& context) {
+  KvCache& cache = *context.cache;
+  const bool fresh = cache.length() == 0;
+  std::vector<int64_t> counts;
+  if (context.lengths.defined()) counts = context.lengths.to_vector<int64_t>();
+  cache.append(k, v, counts);
+  const bool uneven = !fresh && (context.lengths.defined() || !cache.is_even());
+  if ((uneven || q.size(2) <= kFewQueries) && !(grad_enabled() && q.requires_grad())) {
+    const AttentionResult r = decode(q, cache, options, context);
+    if (r.output.defined()) return r;
+  }
+  check(!uneven,
+        "attention: sequences of different lengths are continued by the decode engine alone, which "
+        "takes no gradients and no bias of scores but alibi");
+  if (!fresh) {
+    k = kernels::cast(cache.key(), q.dtype());
+    v = kernels::cast(cache.value(), q.dtype());
+  }
+  return attend(q, k, v, options, context);
+}
+
 Tensor SelfAttention::operator()(const Tensor& x, const AttentionContext& context) {
   const int64_t width = heads_ * head_dim_, kv_width = kv_heads_ * head_dim_;
   const TensorList parts = split(qkv(x), {width, kv_width, kv_width}, -1);
@@ -47,12 +80,8 @@ Tensor SelfAttention::operator()(const Tensor& x, const AttentionContext& contex
     k = context.encoding->rotate(k, context.positions);
     options.score = score_of(*context.encoding, x.device());
   }
-  if (context.cache != nullptr) {
-    context.cache->append(k, v);
-    k = context.cache->key();
-    v = context.cache->value();
-  }
-  const AttentionResult r = attend(q, k, v, options, context);
+  const AttentionResult r = context.cache != nullptr ? attend_past(q, k, v, options, context)
+                                                     : attend(q, k, v, options, context);
   probe("output", r.output);
   probe("logsumexp", r.logsumexp);
   return out(reshape(transpose(r.output, 1, 2), {x.size(0), x.size(1), width}));

@@ -37,8 +37,15 @@ class SelfAttention : public Attention {
   virtual AttentionResult attend(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const AttentionOptions& options,
                                  const AttentionContext& context) = 0;
+  // The same of few new tokens over what the cache holds, they included; an undefined result where
+  // `attend` is to do it.
+  virtual AttentionResult decode(const Tensor& q, const KvCache& cache,
+                                 const AttentionOptions& options, const AttentionContext& context);
 
  private:
+  AttentionResult attend_past(const Tensor& q, Tensor k, Tensor v, AttentionOptions options,
+                              const AttentionContext& context);
+
   int64_t heads_;
   int64_t kv_heads_;
   int64_t head_dim_;
