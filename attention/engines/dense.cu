@@ -107,7 +107,8 @@ AttentionResult dense_forward_cuda(const Tensor& query, const Tensor& key, const
   const Sizes s = sizes_of(q, k, v, options);
   const Tensor out = empty_heads({rows[0], rows[1], rows[2], v.size(3)}, q.dtype(), q.device());
   const Tensor lse = empty(rows, {half ? DType::f32 : q.dtype(), q.device()});
-  (half ? forward_halves : forward_exact)(s, q, k, v, out, lse);
+  const bool hopper = half && forward_fits_hopper(s, q, k, v);
+  (hopper ? forward_hopper : half ? forward_halves : forward_exact)(s, q, k, v, out, lse);
   return {first_columns(out, value.size(3)), lse};
 }
 

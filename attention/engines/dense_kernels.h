@@ -78,6 +78,9 @@ RowStatistics row_statistics(const Sizes& s, const Tensor& out, const Tensor& ls
                              const Tensor& grad_out, const Tensor& grad_lse);
 
 // The same on Hopper, for rows of at most 128 elements and tensors that fit tensor maps.
+bool forward_fits_hopper(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v);
+void forward_hopper(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
+                    const Tensor& out, const Tensor& lse);
 bool backward_fits_hopper(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
                           const Tensor& grad_out);
 void backward_hopper(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,

@@ -92,10 +92,13 @@ __device__ inline Task task_of(int block, int tiles, int heads, int section) {
   const int here = min(section, heads - first);
   return {inside / here, first + inside % here};
 }
-inline int section_of(int64_t bytes_per_head, int heads) {
-  constexpr int64_t kCached = 16 << 20;  // of two sections under way, in a cache of 40 MiB or more
-  return static_cast<int>(
-      std::clamp<int64_t>(kCached / (bytes_per_head + 1), 1, std::max(heads, 1)));
+// Sections of equal size, of at most `cached` bytes if that is possible: in a cache of 40 MiB or
+// more two are under way at a time.
+inline int section_of(int64_t bytes_per_head, int heads, int64_t cached = 16 << 20) {
+  if (heads == 0) return 1;
+  const int64_t sections = (bytes_per_head * heads + cached - 1) / cached;
+  const int64_t most = std::clamp<int64_t>(sections, 1, heads);
+  return static_cast<int>((heads + most - 1) / most);
 }
 
 template <int kTiles>

@@ -184,7 +184,8 @@ __device__ inline void products_begin() {
 __device__ inline void products_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-// Until at most `kOpen` groups of this warpgroup are under way.
+// Until at most `kOpen` groups of this warpgroup are under way. The compiler moves arithmetic that
+// stands before it behind it; a barrier_wait() between them holds it back.
 template <int kOpen>
 __device__ inline void products_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kOpen) : "memory");

@@ -8,6 +8,12 @@ namespace tessera {
 namespace cuda {
 namespace {
 
+#ifdef TESSERA_HAS_HOPPER
+constexpr bool kBuiltForHopper = true;
+#else
+constexpr bool kBuiltForHopper = false;
+#endif
+
 struct DeviceState {
   cudaStream_t stream = nullptr;
   cudaDeviceProp properties{};
@@ -77,7 +83,7 @@ size_t shared_limit(Device device) {
 
 bool is_hopper(Device device) {
   const cudaDeviceProp& p = state_of(device).properties;
-  return p.major == 9 && p.minor == 0;
+  return kBuiltForHopper && p.major == 9 && p.minor == 0;
 }
 
 bool is_capturing(Device device) {

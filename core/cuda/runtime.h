@@ -28,7 +28,7 @@ cudaStream_t stream(Device device);
 int multiprocessors(Device device);
 // The largest shared memory a block may ask for, in bytes.
 size_t shared_limit(Device device);
-// Whether the device has Hopper's own instructions (compute capability 9.0).
+// Whether the device has Hopper's own instructions (9.0) and the build is for them too (90a).
 bool is_hopper(Device device);
 // Whether the device's stream is being recorded into a graph.
 bool is_capturing(Device device);

@@ -40,6 +40,21 @@ std::vector<Case> cases() {
     list.push_back(square(1, 1024, width, false));
     list.push_back(square(3, 333, width, true, true));
   }
+  for (int64_t n : {63, 127, 128, 129, 191, 193, 385}) {  // tiles of 64, 128 and 192
+    for (int64_t width : {56, 64, 96, 128}) {
+      for (bool causal : {false, true}) list.push_back(square(1, n, width, causal));
+    }
+  }
+  for (int64_t width : {64, 128}) {
+    for (bool causal : {false, true}) {
+      list.push_back({1, 4, 2, 129, 300, width, width, causal});
+      list.push_back({2, 3, 1, 300, 129, width, width, causal});  // the first see nothing
+      list.push_back({1, 2, 2, 385, 1, width, width, causal});
+      list.push_back({1, 2, 2, 1, 1000, width, width, causal});
+    }
+  }
+  list.push_back({2, 8, 2, 200, 200, 128, 64, true});
+  list.push_back({2, 8, 1, 200, 260, 64, 128, true});
   list.push_back({2, 4, 4, 129, 129, 32, 32, true, true});
   list.push_back({2, 6, 2, 150, 150, 64, 64, true});   // grouped heads
   list.push_back({1, 8, 1, 70, 200, 128, 128, true});  // after a cache
