@@ -17,7 +17,7 @@ METRICS = {
     "gpu__time_duration.sum": "ns",
     "dram__bytes.sum": "bytes",
     "dram__throughput.avg.pct_of_peak_sustained_elapsed": "dram",
-    "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active": "tensor",
+    "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_elapsed": "tensor",
 }
 UNITS = {"ns": 1, "us": 1e3, "usecond": 1e3, "nsecond": 1, "ms": 1e6, "msecond": 1e6, "byte": 1, "Kbyte": 1e3,
          "Mbyte": 1e6, "Gbyte": 1e9, "%": 1, "": 1}
