@@ -2,7 +2,6 @@
 
 #include "tessera/attention/engines/decode.h"
 #include "tessera/attention/engines/dense.h"
-#include "tessera/core/kernels/copy.h"
 
 namespace tessera {
 namespace {
@@ -21,13 +20,8 @@ AttentionResult DenseAttentionLayer::attend(const Tensor& q, const Tensor& k, co
 AttentionResult DenseAttentionLayer::decode(const Tensor& q, const KvCache& cache,
                                             const AttentionOptions& options,
                                             const AttentionContext&) {
-  DecodeOptions o{.scale = options.scale, .causal = options.causal};
-  if (options.score.name() == "alibi") {
-    o.slopes = kernels::cast(options.score.tables()[0].detach(), DType::f32);
-  } else if (!options.score.is_identity()) {
-    return {};
-  }
-  return decode_attention(q, cache, o);
+  return decode_attention(
+      q, cache, {.scale = options.scale, .causal = options.causal, .score = options.score});
 }
 
 }  // namespace tessera

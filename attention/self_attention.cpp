@@ -60,7 +60,7 @@ AttentionResult SelfAttention::attend_past(const Tensor& q, Tensor k, Tensor v,
   }
   check(!uneven,
         "attention: sequences of different lengths are continued by the decode engine alone, which "
-        "takes no gradients and no bias of scores but alibi");
+        "gives no gradients and serves not every mechanism");
   if (!fresh) {
     k = kernels::cast(cache.key(), q.dtype());
     v = kernels::cast(cache.value(), q.dtype());

@@ -5,6 +5,8 @@
 #include <limits>
 
 #include "tessera/attention/engines/decode_cuda.h"
+#include "tessera/attention/engines/dense.h"
+#include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/tape.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
@@ -105,10 +107,9 @@ T dot(const T* a, const T* b, int64_t n) {
 template <class T>
 struct Row {
   const T* query;
-  T* sum;         // Σ exp(score − top) value
-  int64_t place;  // the query's own position
-  int64_t seen;   // keys before this position
-  T slope;
+  T* sum;  // Σ exp(score − top) value
+  ScorePlace at;
+  int64_t seen;  // keys before this position
   T top = -std::numeric_limits<T>::infinity();
   T total = 0;
   std::array<T, kTile> scores{};
@@ -143,14 +144,16 @@ class Piece {
       : p_(p), keys_(keys), b_(b), h_(h), key_(key), value_(value) {
     const int64_t n = p.query.size(2), group = p.query.size(1) / p.key_heads();
     const int64_t first = keys.length(b) - keys.tokens(b);
-    const float* slopes = p.options.slopes.defined() ? p.options.slopes.data<float>() : nullptr;
     for (int64_t r = 0; r < group * n; ++r) {
       const int64_t head = h * group + r / n, i = r % n;
       const int64_t last = p.options.causal ? first + i + 1 : keys.length(b);
-      rows_.push_back({query.at(b, head, i), sums + r * p.value_width(), first + i,
-                       i < keys.tokens(b) ? last : 0,
-                       slopes != nullptr ? static_cast<T>(slopes[head]) : T{0}});
+      const ScorePlace at{static_cast<int>(b),         static_cast<int>(head),
+                          static_cast<int>(i),         0,
+                          static_cast<int>(first + i), 0};
+      rows_.push_back(
+          {query.at(b, head, i), sums + r * p.value_width(), at, i < keys.tokens(b) ? last : 0});
     }
+    for (const Tensor& table : p.options.score.tables()) tables_.push_back(table.data<T>());
     buffer_.resize(static_cast<size_t>(std::max(p.width(), p.value_width())));
   }
 
@@ -171,30 +174,49 @@ class Piece {
 
  private:
   void tile(int64_t slot, int count) {
-    std::array<int64_t, kTile> at;
     for (int j = 0; j < count; ++j) {
-      at[j] = keys_.position(b_, h_, slot + j);
-      if (at[j] >= 0) {
-        score(j, at[j]);
-      } else {
-        for (Row<T>& row : rows_) row.scores[j] = -std::numeric_limits<T>::infinity();
-      }
+      positions_[j] = static_cast<int32_t>(keys_.position(b_, h_, slot + j));
+      multiply(j, positions_[j]);
     }
-    for (Row<T>& row : rows_) row.advance(count, p_.value_width());
+    for (Row<T>& row : rows_) {
+      score(row, count);
+      row.advance(count, p_.value_width());
+    }
     for (int j = 0; j < count; ++j) {
-      if (at[j] >= 0) add_value(j, at[j]);
+      if (positions_[j] >= 0) add_value(j, positions_[j]);
     }
   }
 
-  void score(int j, int64_t at) {
-    const T* k = converted<T>(keys_.row(key_, b_, h_, at), p_.width(), buffer_.data());
+  // The scaled products of key j, at `position`, with all rows.
+  void multiply(int j, int64_t position) {
+    if (position < 0) {
+      for (Row<T>& row : rows_) row.scores[j] = 0;
+      return;
+    }
+    const T* k = converted<T>(keys_.row(key_, b_, h_, position), p_.width(), buffer_.data());
     const T scale = static_cast<T>(p_.options.scale);
     for (Row<T>& row : rows_) {
-      const bool seen = at < row.seen;
-      entries_ += seen;
-      row.scores[j] = seen ? scale * dot(row.query, k, p_.width()) -
-                                 row.slope * static_cast<T>(std::abs(row.place - at))
-                           : -std::numeric_limits<T>::infinity();
+      row.scores[j] = position < row.seen ? scale * dot(row.query, k, p_.width()) : T{0};
+    }
+  }
+
+  void score(Row<T>& row, int count) {
+    std::array<uint8_t, kTile> visible;
+    for (int j = 0; j < count; ++j) {
+      visible[j] = positions_[j] >= 0 && positions_[j] < row.seen;
+      entries_ += visible[j];
+    }
+    if (!p_.options.score.is_identity()) {
+      const ScoreKernels& kernels = p_.options.score.kernels();
+      const ScoreRow entries{row.at, positions_.data(), positions_.data(), visible.data(), count};
+      if constexpr (std::is_same_v<T, float>) {
+        kernels.forward_f32(kernels.functor, entries, tables_.data(), row.scores.data());
+      } else {
+        kernels.forward_f64(kernels.functor, entries, tables_.data(), row.scores.data());
+      }
+    }
+    for (int j = 0; j < count; ++j) {
+      if (visible[j] == 0) row.scores[j] = -std::numeric_limits<T>::infinity();
     }
   }
 
@@ -214,7 +236,9 @@ class Piece {
   int64_t b_, h_;
   Rows<const S> key_, value_;
   std::vector<Row<T>> rows_;
+  std::vector<const T*> tables_;
   std::vector<T> buffer_;
+  std::array<int32_t, kTile> positions_{};
   int64_t entries_ = 0;
 };
 
@@ -272,10 +296,38 @@ void run(const Problem& p, const Tensor& out, const Tensor& lse) {
   });
 }
 
+// Through the dense engine, over a copy of the listed keys.
+AttentionResult compute_by_dense(const Problem& p) {
+  DecodeOptions o = p.options;
+  o.lengths = p.cache.lengths;
+  o.added = p.cache.added;
+  const decode::Gathered g = decode::gather_keys(p.query, p.cache.key, p.cache.value, o);
+  AttentionOptions options{.scale = o.scale, .score = o.score};
+  options.query_positions = g.query_position.to(DType::i32);
+  options.key_positions = g.key_position.to(DType::i32);
+  if (!o.selected.defined()) {
+    options.key_end = g.seen.to(DType::i32);
+  } else {  // places in the list are no positions; padding has one that no window reaches
+    options.key_end =
+        (gt(g.seen, 0).to(DType::i64) * static_cast<double>(g.key.size(2))).to(DType::i32);
+    options.right = o.causal ? 0 : p.query.size(2);
+  }
+  const DType dtype = p.query.dtype();
+  return dense_attention(p.query, kernels::cast(g.key, dtype), kernels::cast(g.value, dtype),
+                         options);
+}
+
 AttentionResult compute(Problem p) {
   if constexpr (kCuda) {
-    if (p.query.device().is_cuda()) return decode_cuda(p);
+    if (p.query.device().is_cuda()) {
+      return decode::has_kernels(p.options.score) ? decode_cuda(p) : compute_by_dense(p);
+    }
   }
+  TensorList tables;
+  for (const Tensor& table : p.options.score.tables()) {
+    tables.push_back(kernels::contiguous(kernels::cast(table.detach(), p.query.dtype())));
+  }
+  if (!tables.empty()) p.options.score = p.options.score.with(tables);
   p.query = engine::with_dense_rows(p.query);
   p.cache.key = engine::with_dense_rows(p.cache.key);
   p.cache.value = engine::with_dense_rows(p.cache.value);
@@ -341,9 +393,10 @@ void check_problem(Problem& p) {
           "decode_attention: {} selected keys are too many", s.size(2) * o.selected_size);
     p.options.selected = views::expand(s, {batch, k.size(1), s.size(2)});
   }
-  check(!o.slopes.defined() || (o.slopes.dtype() == DType::f32 && o.slopes.device() == q.device() &&
-                                o.slopes.shape() == Shape{q.size(1)} && o.slopes.is_contiguous()),
-        "decode_attention: slopes must be a dense f32 ({}) on {}", q.size(1), q.device());
+  for (const Tensor& table : o.score.tables()) {
+    check(table.device() == q.device(), "decode_attention: a table of {} lies on {}, queries on {}",
+          o.score.name(), table.device(), q.device());
+  }
   check(!grad_enabled() || !(q.requires_grad() || k.requires_grad() || v.requires_grad()),
         "decode_attention: it has no gradient; use dense_attention, or NoGrad");
 }
@@ -368,6 +421,12 @@ AttentionResult decode_attention(const Tensor& query, const KvCache& cache,
   check(cache.view().key.defined(), "decode_attention: the cache is empty");
   check(!options.lengths.defined() && !options.added.defined(),
         "decode_attention: a cache has its own lengths");
+  if (query.device().is_cuda() && !decode::has_kernels(options.score)) {
+    DecodeOptions o = options;
+    o.lengths = cache.view().lengths;
+    o.added = cache.view().added;
+    return decode_attention(query, cache.key(), cache.value(), o);
+  }
   return attend({query, cache.view(), options, cache.length(), cache.capacity()});
 }
 

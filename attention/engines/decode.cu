@@ -214,7 +214,7 @@ Sizes sizes_of(const Problem& p) {
   s.value_width = narrow(p.value_width());
   s.causal = o.causal;
   s.scale = o.scale;
-  s.slopes = o.slopes.defined() ? cuda::data<float>(o.slopes) : nullptr;
+  s.slopes = o.score.is_identity() ? nullptr : cuda::data<float>(o.score.tables()[0]);
   s.lengths = data_of(p.cache.lengths);
   s.added = data_of(p.cache.added);
   s.table = data_of(p.cache.table);
@@ -245,6 +245,10 @@ AttentionResult decode_cuda(const decode::Problem& problem) {
   p.query = engine::with_dense_rows(p.query);
   p.cache.key = engine::with_dense_rows(p.cache.key);
   p.cache.value = engine::with_dense_rows(p.cache.value);
+  if (!p.options.score.is_identity()) {  // slopes
+    const Tensor table = p.options.score.tables()[0].detach();
+    p.options.score = p.options.score.with({kernels::contiguous(kernels::cast(table, DType::f32))});
+  }
   const Tensor& q = p.query;
   const bool wide = q.dtype() == DType::f64;
   check(wide == (p.cache.key.dtype() == DType::f64),

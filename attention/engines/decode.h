@@ -20,15 +20,16 @@ struct DecodeOptions {
                          // padding, duplicates count twice; undefined: all keys. Sizes B and Hk may
                          // be 1
   int64_t selected_size = 1;  // entry p stands for keys p · size … (p + 1) · size − 1: pages
-  Tensor slopes = {};  // f32 (H): adds −slope · |position of query − of key| to the scores
+  Score score = {};           // applied to the scaled products
 };
 
 // query (B, H, N, D), key (B, Hk, M, D), value (B, Hk, M, Dv): softmax over the visible keys and
 // its logsumexp, 0 and −inf where there are none. H is a multiple of Hk as in dense_attention. f32
 // or f64 over keys and values in any floating dtype; on CUDA bf16 and f16 too (on tensor cores
 // where keys have the same dtype, at most 256 columns and 16-byte aligned rows), and f64 over f64
-// alone. The score entries of a list count on the CPU as they are seen, on CUDA with the list's
-// full length. For inference: it has no gradient and refuses inputs that want one.
+// alone. On CUDA the kernels know the score functor alibi; any other goes through the dense engine,
+// over a copy of the keys. The score entries of a list count on the CPU as they are seen, on CUDA
+// with the list's full length. For inference: it has no gradient and refuses inputs that want one.
 AttentionResult decode_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                                  const DecodeOptions& options = {});
 

@@ -26,6 +26,11 @@ constexpr int most_pieces(int keys) {
   return most;
 }
 
+// Whether the kernels on CUDA compute this score themselves.
+inline bool has_kernels(const Score& score) {
+  return score.is_identity() || score.name() == "alibi";
+}
+
 struct Problem {
   Tensor query;
   CacheView cache;  // or keys and values that were given as tensors
@@ -41,6 +46,16 @@ struct Problem {
     return list.defined() ? list.size(2) * options.selected_size : -1;
   }
 };
+
+// The listed keys, with the places of queries and keys: what the engine is without its kernels.
+struct Gathered {
+  Tensor key, value;      // (B, Hk, K, ·); all keys without a list
+  Tensor query_position;  // i64 (B|1, 1, N)
+  Tensor key_position;    // i64 (B|1, H|1, K); beyond all keys for padding
+  Tensor seen;            // i64 (B|1, 1, N): only positions before this one are
+};
+Gathered gather_keys(const Tensor& query, const Tensor& key, const Tensor& value,
+                     const DecodeOptions& options);
 
 }  // namespace decode
 

@@ -1,10 +1,10 @@
 #include <cmath>
 
 #include "tessera/attention/engines/decode.h"
+#include "tessera/attention/engines/decode_cuda.h"
 #include "tessera/attention/engines/dense.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/comparison.h"
-#include "tessera/autograd/ops/elementwise.h"
 #include "tessera/autograd/ops/indexing.h"
 #include "tessera/autograd/ops/matmul.h"
 #include "tessera/autograd/ops/sum.h"
@@ -19,14 +19,15 @@ Tensor count(int64_t n, const Shape& shape, Device device) {
   return reshape(arange(0, static_cast<double>(n), 1, {DType::i64, device}), shape);
 }
 
-// i32 (B) or, undefined, `all` as i64 (B or 1, 1, 1, 1).
+// i32 (B) or, undefined, `all` as i64 (B|1, 1, 1).
 Tensor numbers(const Tensor& x, int64_t all, Device device) {
-  if (!x.defined()) return full({1, 1, 1, 1}, static_cast<double>(all), {DType::i64, device});
-  return reshape(x.to(DType::i64), {x.size(0), 1, 1, 1});
+  if (!x.defined()) return full({1, 1, 1}, static_cast<double>(all), {DType::i64, device});
+  return reshape(x.to(DType::i64), {x.size(0), 1, 1});
 }
 
-// Positions of the listed keys, i64 (B, Hk, 1, K); beyond every sequence for padding.
-Tensor listed(const DecodeOptions& options, int64_t batch, int64_t heads, int64_t keys) {
+// Positions of the listed keys, i64 (B, Hk, 1, K); kNowhere for padding and past the end.
+constexpr double kNowhere = 1 << 30;
+Tensor listed(const DecodeOptions& options, int64_t batch, int64_t heads, const Tensor& lengths) {
   const Device device = options.selected.device();
   const Tensor list =
       views::expand(options.selected, {batch, heads, options.selected.size(2)}).to(DType::i64);
@@ -34,8 +35,8 @@ Tensor listed(const DecodeOptions& options, int64_t batch, int64_t heads, int64_
   const Tensor each =
       unsqueeze(list * static_cast<double>(size), 3) + count(size, {1, 1, 1, size}, device);
   const Tensor flat = reshape(each, {batch, heads, 1, list.size(2) * size});
-  const Tensor past = full({1, 1, 1, 1}, static_cast<double>(keys), {DType::i64, device});
-  return where(lt(flat, 0), past, flat);
+  const Tensor nowhere = full({1, 1, 1, 1}, kNowhere, {DType::i64, device});
+  return where(logical_or(lt(flat, 0), ge(flat, lengths)), nowhere, flat);
 }
 
 // Rows of x at positions (B, Hk, 1, K); any row for padding.
@@ -48,36 +49,40 @@ Tensor rows_at(const Tensor& x, const Tensor& positions) {
 
 }  // namespace
 
-AttentionResult decode_attention_reference(const Tensor& query, const Tensor& key,
-                                           const Tensor& value, const DecodeOptions& options) {
+decode::Gathered decode::gather_keys(const Tensor& query, const Tensor& key, const Tensor& value,
+                                     const DecodeOptions& options) {
   const int64_t batch = query.size(0), heads = query.size(1), n = query.size(2);
   const int64_t keys = key.size(2);
   const Device device = query.device();
-  const double scale =
-      options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(query.size(3)));
   const Tensor lengths = numbers(options.lengths, keys, device);
   const Tensor added = numbers(options.added, n, device);
-  const Tensor i = count(n, {1, 1, n, 1}, device);
-  const Tensor place = lengths - added + i;
-  const Tensor none = full({1, 1, 1, 1}, 0, {DType::i64, device});
-  const Tensor seen = where(ge(i, added), none, options.causal ? place + 1.0 : lengths + i * 0.0);
-
-  Tensor k = key.to(query.dtype()), v = value.to(query.dtype());
-  Tensor position = count(keys, {1, 1, 1, keys}, device);
+  const Tensor i = count(n, {1, 1, n}, device);
+  Gathered g{key, value, lengths - added + i, count(keys, {1, 1, keys}, device), {}};
+  const Tensor none = full({1, 1, 1}, 0, {DType::i64, device});
+  g.seen = where(ge(i, added), none, options.causal ? g.query_position + 1.0 : lengths + i * 0.0);
   if (options.selected.defined() && keys > 0) {
-    position = listed(options, batch, key.size(1), keys);
-    k = rows_at(k, position);
-    v = rows_at(v, position);
-    position = repeat_heads(position, heads);
+    const Tensor positions = listed(options, batch, key.size(1), unsqueeze(lengths, 3));
+    g.key = rows_at(key, positions);
+    g.value = rows_at(value, positions);
+    const Tensor wide = repeat_heads(positions, heads);
+    g.key_position = reshape(wide, {batch, heads, wide.size(3)});
   }
-  k = repeat_heads(k, heads);
-  v = repeat_heads(v, heads);
-  Tensor scores = matmul(query, transpose(k, -1, -2)) * scale;
-  if (options.slopes.defined()) {
-    const Tensor slopes = reshape(options.slopes, {1, heads, 1, 1}).to(query.dtype());
-    scores = scores - slopes * abs((place - position).to(query.dtype()));
-  }
-  return attention_of_scores(scores, ge(position, seen), v);
+  return g;
+}
+
+AttentionResult decode_attention_reference(const Tensor& query, const Tensor& key,
+                                           const Tensor& value, const DecodeOptions& options) {
+  const double scale =
+      options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(query.size(3)));
+  const decode::Gathered g = decode::gather_keys(query, key, value, options);
+  const Tensor k = repeat_heads(g.key.to(query.dtype()), query.size(1));
+  const Tensor v = repeat_heads(g.value.to(query.dtype()), query.size(1));
+  const Tensor scores = matmul(query, transpose(k, -1, -2)) * scale;
+  const AttentionOptions places{.query_positions = g.query_position.to(DType::i32),
+                                .key_positions = g.key_position.to(DType::i32),
+                                .score = options.score};
+  const Tensor hidden = ge(unsqueeze(g.key_position, 2), unsqueeze(g.seen, 3));
+  return attention_of_scores(apply_score(places, scores), hidden, v);
 }
 
 }  // namespace tessera

@@ -1,6 +1,8 @@
 #include "tessera/attention/engines/decode.h"
 
+#include "tessera/attention/attention.h"
 #include "tessera/attention/engines/dense.h"
+#include "tessera/attention/engines/scores.h"
 #include "tessera/attention/kv_cache.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/core/parallel.h"
@@ -97,7 +99,7 @@ Inputs inputs_of(const Case& c) {
     for (int64_t h = 0; h < c.heads; ++h) {
       slopes.push_back(std::exp2(-8.0F * static_cast<float>(h + 1) / static_cast<float>(c.heads)));
     }
-    in.options.slopes = from_values(slopes, {c.heads});
+    in.options.score = alibi(from_values(slopes, {c.heads}));
   }
   return in;
 }
@@ -107,7 +109,10 @@ Tensor moved(const Tensor& x, Device device) {
 }
 
 DecodeOptions moved(DecodeOptions o, Device device) {
-  for (Tensor* x : {&o.lengths, &o.added, &o.selected, &o.slopes}) *x = moved(*x, device);
+  for (Tensor* x : {&o.lengths, &o.added, &o.selected}) *x = moved(*x, device);
+  TensorList tables = o.score.tables();
+  for (Tensor& x : tables) x = moved(x, device);
+  if (!tables.empty()) o.score = o.score.with(tables);
   return o;
 }
 
@@ -278,6 +283,59 @@ TEST_CASE("prompts of different lengths decode as each alone") {
   }
 }
 
+TEST_CASE("score functors in the decode engine equal their definition") {
+  NoGrad off;
+  const Tensor table = normal({4, 700}, 9);
+  for (const Case& c : {Case{2, 4, 2, 3, 300, 16, 16, true, true, true},
+                        Case{2, 4, 2, 2, 300, 16, 16, false, true, false, 40}}) {
+    for (const Score& score : {softcap(2), distance_bias(table), offset_bias(table, 300),
+                               bucket_bias(transpose(table, 0, 1), 900, true), relu_squared()}) {
+      CAPTURE(score.name());
+      Inputs in = inputs_of(c);
+      in.options.score = score;
+      const Results got = run(in, decode_attention, DType::f64, DType::f64, false, {});
+      const Results want = run(in, decode_attention_reference, DType::f64, DType::f64, false, {});
+      for (size_t i = 0; i < 2; ++i) CHECK(distance(got[i].second, want[i].second).worst < 1e-11);
+    }
+  }
+}
+
+TEST_CASE("a mechanism continues prompts of different lengths, in pages, as each alone") {
+  RandomScope scope(3);
+  NoGrad off;
+  for (const char* type : {"none", "alibi"}) {
+    for (const CacheOptions& options : {CacheOptions{}, paged(4)}) {
+      const auto encoding = Choice<Positions>(type).build(
+          PositionGeometry{.width = 16, .context = 40, .heads = 4, .head_dim = 4});
+      auto layer = Choice<Attention>("dense").build(Geometry{
+          .width = 16, .heads = 4, .context = 40, .init_std = 0.3, .output_init_std = 0.3});
+      const Tensor prompts = randn({3, 20, 16}), next = randn({3, 1, 16}), more = randn({3, 2, 16});
+      const std::vector<int32_t> lengths{20, 7, 1};
+      KvCache cache(40, options);
+      auto step = [&](const Tensor& x, const Tensor& counts) {
+        AttentionContext context{.causal = true, .lengths = counts, .encoding = encoding.get()};
+        context.positions = arange(0, static_cast<double>(x.size(1)));
+        context.cache = &cache;
+        return (*layer)(x, context);
+      };
+      step(prompts, i32(lengths, {3}));
+      step(next, {});
+      const Tensor got = step(more, {});
+      for (int64_t b = 0; b < 3; ++b) {
+        const int64_t n = lengths[static_cast<size_t>(b)];
+        auto one = [&](const Tensor& x, int64_t count) {
+          return slice(slice(x, 0, b, b + 1), 1, 0, count);
+        };
+        AttentionContext whole{.causal = true, .encoding = encoding.get()};
+        whole.positions = arange(0, static_cast<double>(n + 3));
+        const Tensor want =
+            (*layer)(concat({one(prompts, n), one(next, 1), one(more, 2)}, 1), whole);
+        CHECK(distance(one(got, 2), slice(want, 1, n + 1, n + 3)).worst < 1e-5);
+      }
+    }
+  }
+}
+
 TEST_CASE("decoding is bit-equal for any number of threads") {
   NoGrad off;
   const Inputs in = inputs_of({2, 4, 2, 2, 3000, 16, 16});
@@ -314,7 +372,6 @@ TEST_CASE("decoding refuses what it cannot do and says so") {
   refused({.lengths = from_values(std::vector<int64_t>{1, 2}, {2})}, "lengths must be");
   refused({.selected = i32({1, 2, 3, 4}, {2, 2})}, "selected must be");
   refused({.selected_size = 0}, "selected_size");
-  refused({.slopes = ones({3})}, "slopes must be");
   CHECK_THROWS_WITH_AS(decode_attention(in.query, in.query, in.value),
                        doctest::Contains("do not fit"), Error);
   Tensor leaf = kernels::clone(in.query);
