@@ -1,5 +1,6 @@
 #include "tessera/attention/engines/neighborhood.h"
 
+#include "tessera/attention/engines/neighborhood_cuda.h"
 #include "tessera/attention/engines/tiles.h"
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/registry.h"
@@ -65,7 +66,7 @@ struct NeighborhoodAttention {
   NeighborhoodOptions options;
 
   TensorList forward(Forward& f, const TensorList& in) const {
-    const AttentionResult r = attend_tiles(tiled(in));
+    const AttentionResult r = compute(in);
     f.save_output(r.output, 0);
     f.save_output(r.logsumexp, 1);
     return {r.output, r.logsumexp};
@@ -79,8 +80,21 @@ struct NeighborhoodAttention {
 
   void backward(Backward& b) const {
     const Tensor grad_lse = b.has_grad(1) ? kernels::contiguous(b.grad(1)) : Tensor();
-    const AttentionGradients g =
-        attend_tiles_backward(tiled(b.input_list()), {b.saved(0), b.saved(1)}, b.grad(0), grad_lse);
+    const TensorList in = b.input_list();
+    const AttentionResult forward{b.saved(0), b.saved(1)};
+    if constexpr (kCuda) {
+      const bool learned = in.size() > 3 && b.needs(3);
+      if (runs_on_tensor_cores(in, learned)) {
+        const NeighborhoodGradients g = neighborhood_backward_cuda(
+            in[0], in[1], in[2], forward, b.grad(0), grad_lse, options_with(in), learned);
+        b.add(0, g.query);
+        b.add(1, g.key);
+        b.add(2, g.value);
+        if (learned) b.add(3, g.table);
+        return;
+      }
+    }
+    const AttentionGradients g = attend_tiles_backward(tiled(in), forward, b.grad(0), grad_lse);
     b.add(0, g.query);
     b.add(1, g.key);
     b.add(2, g.value);
@@ -88,6 +102,20 @@ struct NeighborhoodAttention {
   }
 
  private:
+  bool runs_on_tensor_cores(const TensorList& in, bool wants_table) const {
+    return in[0].device().is_cuda() &&
+           neighborhood_on_tensor_cores(in[0], in[2], options, wants_table);
+  }
+
+  AttentionResult compute(const TensorList& in) const {
+    if constexpr (kCuda) {
+      if (runs_on_tensor_cores(in, false)) {
+        return neighborhood_forward_cuda(in[0], in[1], in[2], options_with(in));
+      }
+    }
+    return attend_tiles(tiled(in));
+  }
+
   NeighborhoodOptions options_with(const TensorList& in) const {
     NeighborhoodOptions o = options;
     if (!o.score.is_identity()) o.score = o.score.with({in.begin() + 3, in.end()});
@@ -106,6 +134,13 @@ struct NeighborhoodAttention {
             tiling_of(options.windows)};
   }
 };
+
+// What the kernels on CUDA take; the rest runs by its definition there.
+bool has_kernel(const TensorList& in, const NeighborhoodOptions& options) {
+  const bool learned = in.size() > 3 && in[3].requires_grad();
+  if constexpr (kCuda) return neighborhood_on_tensor_cores(in[0], in[2], options, learned);
+  return false;
+}
 
 void check_windows(const Tensor& query, const Tensor& key, const NeighborhoodOptions& o) {
   check(query.size(2) == o.windows.queries() && key.size(2) == o.windows.keys(),
@@ -223,14 +258,14 @@ AttentionResult neighborhood_attention(const Tensor& query, const Tensor& key, c
                                        const NeighborhoodOptions& options) {
   engine::check_inputs(kName, query, key, value);
   check_windows(query, key, options);
-  if (!query.device().is_cpu()) {
-    return neighborhood_attention_reference(query, key, value, options);
-  }
   NeighborhoodOptions resolved = options;
   resolved.scale = engine::scale_of({.scale = options.scale}, query);
   TensorList inputs{query, key, value};
   for (const Tensor& table : options.score.tables()) {
     inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));
+  }
+  if (query.device().is_cuda() && !has_kernel(inputs, resolved)) {
+    return neighborhood_attention_reference(query, key, value, options);
   }
   TensorList out = apply_list(NeighborhoodAttention{resolved}, inputs);
   return {out[0], out[1]};

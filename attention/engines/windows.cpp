@@ -84,22 +84,27 @@ double meetings(const AxisWindows& x, bool of_keys, int tile) {
 }  // namespace
 
 GridTiles cut_grid(const WindowRule& rule, bool of_keys, int low, int high, int overhead) {
-  GridTiles best;
+  std::vector<double> met[kAxes];  // by tiles of 1, 2, 4, … tokens
+  for (int a = 0; a < kAxes; ++a) {
+    for (int n = 1; n <= high; n *= 2) met[a].push_back(meetings(rule.axis[a], of_keys, n));
+  }
+  int best[kAxes] = {1, 1, 1};
   double least = INFINITY;
-  for (int z = 1; z <= high; z *= 2) {
-    for (int y = 1; y * z <= high; y *= 2) {
-      for (int x = 1; x * y * z <= high; x *= 2) {
-        if (x * y * z < low) continue;
-        const int tile[kAxes] = {z, y, x};
-        double cost = x * y * z + overhead;
-        for (int a = 0; a < kAxes; ++a) cost *= meetings(rule.axis[a], of_keys, tile[a]);
-        if (cost >= least) continue;
+  const size_t sizes = met[0].size();
+  for (size_t z = 0; z < sizes; ++z) {
+    for (size_t y = 0; y + z < sizes; ++y) {
+      for (size_t x = 0; x + y + z < sizes; ++x) {
+        const int volume = 1 << (x + y + z);
+        const double cost = (volume + overhead) * met[0][z] * met[1][y] * met[2][x];
+        if (volume < low || cost >= least) continue;
         least = cost;
-        best = GridTiles(rule, tile, of_keys);
+        best[0] = 1 << z;
+        best[1] = 1 << y;
+        best[2] = 1 << x;
       }
     }
   }
-  return best;
+  return {rule, best, of_keys};
 }
 
 WindowRule neighborhood_windows(const Neighborhood& n) {

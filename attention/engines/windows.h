@@ -27,6 +27,7 @@ struct AxisWindows {
   bool causal = false;
   int block = 0, phase = 0, step = 0, first = 0;  // blocks: block > 0
 
+  bool operator==(const AxisWindows&) const = default;
   TESSERA_HD int line_queries(int residue) const {
     return dilation == 1 ? queries : (queries - residue + dilation - 1) / dilation;
   }
@@ -107,6 +108,7 @@ struct WindowRule {
   AxisWindows axis[kAxes];
   int axes = 1;  // that the grid has
 
+  bool operator==(const WindowRule&) const = default;
   TESSERA_HD int queries() const { return axis[0].queries * axis[1].queries * axis[2].queries; }
   TESSERA_HD int keys() const { return axis[0].keys * axis[1].keys * axis[2].keys; }
 
@@ -197,17 +199,20 @@ struct GridTiles {
 
  private:
   // Tiles of a line first, then residues: neighbours in number share keys.
-  TESSERA_HD GridBox box(const WindowRule& rule, int64_t n, bool of_keys) const {
+  TESSERA_HD GridBox box(const WindowRule& rule, int64_t number, bool of_keys) const {
+    auto n = static_cast<int>(number);  // fewer than tokens and residues
     GridBox b;
     int at[kAxes];
     for (int a = kAxes - 1; a >= 0; --a) {
-      at[a] = static_cast<int>(n % per_line[a]);
+      at[a] = n % per_line[a];
       n /= per_line[a];
     }
     for (int a = kAxes - 1; a >= 0; --a) {
       const AxisWindows& axis = rule.axis[a];
-      b.residue[a] = static_cast<int>(n % axis.dilation);
-      n /= axis.dilation;
+      if (axis.dilation > 1) {
+        b.residue[a] = n % axis.dilation;
+        n /= axis.dilation;
+      }
       const int length = of_keys ? axis.line_keys(b.residue[a]) : axis.line_queries(b.residue[a]);
       const int begin = at[a] * tile[a], end = begin + tile[a];
       b.range[a] = {begin, end < length ? end : length};

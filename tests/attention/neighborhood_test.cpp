@@ -15,8 +15,10 @@
 #include "tessera/core/create.h"
 #include "tessera/core/parallel.h"
 #include "tessera/core/random.h"
+#include "tessera/tests/support.h"
 
 using namespace tessera;
+using namespace tessera::test;
 
 namespace {
 
@@ -468,4 +470,150 @@ TEST_CASE("windows that do not fit are refused") {
   CHECK_THROWS_WITH_AS(grid_bias(zeros({1, 5, 3}), rule), Contains("grid_bias: the table is"),
                        Error);
   CHECK_THROWS_AS(contextual_bias({zeros({1, 1, 16, 5})}, rule), Error);
+}
+
+namespace {
+
+// On a device: windows, heads of queries and keys, widths of keys and values, and a bias or not.
+struct Case {
+  std::string label;
+  WindowRule rule;
+  int64_t heads, key_heads, width, value_width;
+  enum class Bias { none, fixed, learned } bias = Bias::none;
+};
+
+std::vector<Case> cases() {
+  using Bias = Case::Bias;
+  const WindowRule plane = neighborhood_windows({.shape = {20, 23}, .window = {7, 5}});
+  const WindowRule line = neighborhood_windows({.shape = {300}, .window = {31}});
+  const WindowRule space = neighborhood_windows({.shape = {5, 9, 11}, .window = {3, 5, 4}});
+  std::vector<Case> list{
+      {"line", line, 2, 2, 64, 64},
+      {"line D 128", line, 2, 1, 128, 128},
+      {"line D 24, 40", line, 2, 2, 24, 40},
+      {"plane", plane, 2, 2, 64, 64},
+      {"plane D 128", plane, 4, 2, 128, 128},
+      {"plane D 32", plane, 2, 2, 32, 32},
+      {"plane D 5, 3", plane, 2, 2, 5, 3},
+      {"space", space, 2, 2, 64, 64},
+      {"space D 96, 128", space, 2, 2, 96, 128},
+      {"wider than tensor cores take", plane, 2, 2, 160, 160},
+      {"plane, bias", plane, 2, 2, 64, 64, Bias::fixed},
+      {"plane D 128, bias", plane, 2, 1, 128, 128, Bias::fixed},
+      {"space, bias", space, 4, 2, 64, 64, Bias::fixed},
+      {"plane, learned bias", plane, 2, 2, 32, 32, Bias::learned},
+      {"line, learned bias", line, 4, 2, 64, 64, Bias::learned},
+  };
+  for (const WindowRule& rule : some_windows()) list.push_back({"another", rule, 4, 2, 64, 64});
+  const WindowRule all = neighborhood_windows({.shape = {16, 17}, .window = {16, 17}});
+  list.push_back({"whole map", all, 2, 2, 64, 64});
+  list.push_back({"one token", neighborhood_windows({.shape = {1}, .window = {1}}), 1, 1, 64, 64});
+  list.push_back({"windows of Swin with a bias", shifted_windows({14, 21}, {7}, {3}), 3, 3, 32, 32,
+                  Bias::fixed});
+  list.push_back({"a causal line",
+                  neighborhood_windows({.shape = {1000}, .window = {200}, .causal = {true}}), 2, 1,
+                  64, 64});
+  return list;
+}
+
+TensorList inputs_of(const Case& c) {
+  RandomScope scope(14);
+  auto heads = [](int64_t h, int64_t n, int64_t d) {
+    return transpose(randn({2, n, h, d}, DType::f64), 1, 2);
+  };
+  TensorList list{heads(c.heads, c.rule.queries(), c.width),
+                  heads(c.key_heads, c.rule.keys(), c.width),
+                  heads(c.key_heads, c.rule.keys(), c.value_width)};
+  if (c.bias == Case::Bias::none) return list;
+  Shape table{c.heads};
+  for (int a = kAxes - c.rule.axes; a < kAxes; ++a) {
+    table.push_back(2 * c.rule.axis[a].window - 1);
+  }
+  list.push_back(randn(table, DType::f64));
+  return list;
+}
+
+template <class Engine>
+TensorFunction function_of(const Case& c, Engine engine) {
+  return [c, engine](const TensorList& in) {
+    NeighborhoodOptions options{.windows = c.rule};
+    if (in.size() > 3) {
+      const bool learned = c.bias == Case::Bias::learned;
+      options.score = grid_bias(learned ? in[3] : in[3].detach(), c.rule);
+    }
+    const AttentionResult r = engine(in[0], in[1], in[2], options);
+    return TensorList{r.output, r.logsumexp};
+  };
+}
+
+void check_case(Failures& failures, const Case& c, DType dtype) {
+  const std::string subject = fmt::format("{}", dtype);
+  const TensorList inputs = inputs_of(c);
+  auto on = [&](auto engine, DType stored, Device device) {
+    TensorList in = inputs_for(inputs, dtype, stored, device, true);
+    if (c.bias == Case::Bias::fixed) in[3] = in[3].detach();
+    return evaluate(function_of(c, engine), in, dtype);
+  };
+  Results want, got, again, composed;
+  const bool ran = attempt(failures, subject, c.label, [&] {
+    want = on(neighborhood_attention, DType::f64, {});
+    got = on(neighborhood_attention, dtype, kGpu);
+    again = on(neighborhood_attention, dtype, kGpu);
+  });
+  if (!ran) return;
+  if (is_half(dtype)) {
+    attempt(failures, subject, c.label + ", composed",
+            [&] { composed = on(neighborhood_attention_reference, dtype, kGpu); });
+  }
+  compare(failures, subject, c.label, dtype, got, want, composed);
+  compare_bits(failures, subject, c.label, got, again);
+}
+
+}  // namespace
+
+TEST_SUITE("cuda") {
+  TEST_CASE("neighborhood attention on CUDA gives what it gives on the CPU in f64") {
+    if (!has_gpu()) return;
+    for (DType dtype : kFloating) {
+      Failures failures(fmt::format("neighborhood attention in {}", dtype));
+      for (const Case& c : cases()) check_case(failures, c, dtype);
+      failures.report();
+    }
+  }
+
+  TEST_CASE("neighborhood attention on CUDA gives the same bits every time on a full device") {
+    if (!has_gpu()) return;
+    const Case c{"full", neighborhood_windows({.shape = {64, 64}, .window = {13}}), 16, 16, 64, 64};
+    const TensorList inputs = inputs_for(inputs_of(c), DType::bf16, DType::bf16, kGpu, true);
+    const TensorFunction run = function_of(c, neighborhood_attention);
+    auto results = [&] {
+      const TensorList out = run(inputs);
+      const TensorList g = grad({out[0]}, inputs, {cotangent(out[0], 0, DType::bf16)});
+      Results list{{"output", kernels::to_device(out[0].detach(), {})}};
+      for (const Tensor& x : g) list.emplace_back("gradient", kernels::to_device(x, {}));
+      return list;
+    };
+    Failures failures("runs");
+    const Results first = results();
+    for (int i = 0; i < 20; ++i) compare_bits(failures, "bf16", c.label, first, results());
+    failures.report();
+  }
+
+  TEST_CASE("neighborhood attention on CUDA needs memory linear in the tokens") {
+    if (!has_gpu()) return;
+    auto peak = [](int64_t side) {
+      const WindowRule rule = neighborhood_windows({.shape = {side, side}, .window = {31}});
+      Tensor x =
+          kernels::to_device(kernels::cast(randn({1, 2, side * side, 64}), DType::bf16), kGpu);
+      x.set_requires_grad();
+      const Tensor weights = full(x.shape(), 1, {DType::bf16, kGpu});
+      Allocator& memory = allocator(kGpu);
+      memory.reset_peak();
+      const int64_t before = memory.stats().live;
+      grad({neighborhood_attention(x, x, x, {rule}).output}, {x}, {weights});
+      return memory.stats().peak - before;
+    };
+    CHECK(peak(128) < 2 * 128 * 128 * 64 * 2 * 12);
+    CHECK(peak(128) < 4.5 * static_cast<double>(peak(64)));
+  }
 }
