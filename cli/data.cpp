@@ -1,13 +1,20 @@
 // tessera data sample CONFIG [--count N] [--split test] [--out DIR]
+// tessera data train-tokenizer TEXT --vocabulary N --out DIR [--pieces gpt2] [--special TOKEN …]
+// tessera data tokenize TOKENIZER [TEXT] [--json]
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <iostream>
+#include <iterator>
 
 #include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/core/create.h"
 #include "tessera/core/view.h"
+#include "tessera/data/bpe.h"
+#include "tessera/data/gzip.h"
 #include "tessera/data/image.h"
 #include "tessera/data/tokenizer.h"
 #include "tessera/data/utf8.h"
@@ -75,6 +82,71 @@ int run(const Options& o) {
   return 0;
 }
 
+struct TrainOptions {
+  std::string text;
+  std::string out;
+  std::string pieces = "gpt2";
+  std::vector<std::string> specials;
+  int64_t vocabulary = 4096;
+};
+
+int train_tokenizer(const TrainOptions& o) {
+  const std::string text = read_maybe_gzip(o.text);
+  check(!text.empty(), "data: {} is empty: nothing to learn from", o.text);
+  const BpeModel model = train_bpe(text, o.vocabulary, piece_rule_from_name(o.pieces), o.specials);
+  write_bpe(model, o.out);
+  const size_t tokens = BpeTokenizer(model).encode(text).size();
+  fmt::print("{} tokens, {} merges, {:.2f} bytes per token: {}\n", model.tokens.size(),
+             model.merges.size(), static_cast<double>(text.size()) / static_cast<double>(tokens),
+             (fs::path(o.out) / "vocab.json").string());
+  if (static_cast<int64_t>(model.tokens.size()) < o.vocabulary) {
+    fmt::print("fewer than {}: no other pair occurs twice\n", o.vocabulary);
+  }
+  return 0;
+}
+
+struct TokenizeOptions {
+  std::string tokenizer;
+  std::string text;
+  bool json = false;
+};
+
+int tokenize(const TokenizeOptions& o) {
+  const BpeTokenizer tokenizer(read_bpe(o.tokenizer));
+  const std::string text = o.text.empty()
+                               ? std::string(std::istreambuf_iterator<char>(std::cin), {})
+                               : read_maybe_gzip(o.text);
+  const std::vector<int64_t> ids = tokenizer.encode(text);
+  if (o.json) {
+    fmt::print("{}\n", Json(ids).dump());
+  } else {
+    fmt::print("{}\n", fmt::join(ids, " "));
+  }
+  return 0;
+}
+
+void add_tokenizers(CLI::App& data) {
+  auto o = std::make_shared<TrainOptions>();
+  auto* train = data.add_subcommand("train-tokenizer",
+                                    "learn a byte-level vocabulary from a text, as GPT-2's");
+  train->add_option("text", o->text, "a text file, .gz too")->required();
+  train->add_option("--out", o->out, "folder for vocab.json and merges.txt")->required();
+  train->add_option("--vocabulary", o->vocabulary,
+                    "tokens, the 256 bytes included (default: 4096)");
+  train->add_option("--pieces", o->pieces,
+                    "what merges do not cross: gpt2 (default), llama3, qwen2");
+  train->add_option("--special", o->specials, "tokens that plain text never makes");
+  train->callback([o] { set_exit_code(train_tokenizer(*o)); });
+
+  auto t = std::make_shared<TokenizeOptions>();
+  auto* command = data.add_subcommand("tokenize", "print the ids of a text");
+  command->add_option("tokenizer", t->tokenizer, "tokenizer.json, or the folder of a vocabulary")
+      ->required();
+  command->add_option("text", t->text, "a text file; without it standard input");
+  command->add_flag("--json", t->json, "as a JSON list");
+  command->callback([t] { set_exit_code(tokenize(*t)); });
+}
+
 void add(CLI::App& app) {
   auto* data = app.add_subcommand("data", "look at data");
   data->require_subcommand(1);
@@ -87,6 +159,7 @@ void add(CLI::App& app) {
   command->add_option("--count", o->count, "how many (default: 5)")->check(CLI::Range(1, 10000));
   command->add_option("--out", o->out, "folder for images (default: samples)");
   command->callback([o] { set_exit_code(run(*o)); });
+  add_tokenizers(*data);
 }
 
 const RegisterCommand row{"data", add};

@@ -29,7 +29,7 @@ Corpus write_corpus(const GrammarConfig& config, const DataContext& context) {
   const std::string train = text(Split::train, config.train_size);
   const std::string validation = text(Split::validation, config.validation_size);
   const std::string test = text(Split::test, config.validation_size);
-  auto tokenizer = config.tokenizer.build();
+  auto tokenizer = config.tokenizer.build(context);
   for (const std::string* part : {&train, &validation, &test}) tokenizer->learn(*part);
   const auto stream = [&](const std::string& part) {
     TokenStream tokens(tokenizer->vocabulary());

@@ -36,7 +36,7 @@ DataState restore_data_state(const Json& state) {
   const auto saved = from_json<SavedState>(state, "data_state");
   DataState out;
   out.info = saved.info;
-  if (saved.tokenizer) out.tokenizer = saved.tokenizer->build();
+  if (saved.tokenizer) out.tokenizer = saved.tokenizer->build(DataContext{});
   out.transforms = TransformList(saved.transforms);
   return out;
 }

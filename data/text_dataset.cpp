@@ -42,7 +42,7 @@ Corpus load_corpus(const TextConfig& config, const DataContext& context) {
   if (!config.test_path.empty()) {
     test = read_text(find_data(config.test_path, context, "data.test_path"));
   }
-  auto tokenizer = config.tokenizer.build();
+  auto tokenizer = config.tokenizer.build(context);
   tokenizer->learn(text);
   if (!test.empty()) tokenizer->learn(test);
   TokenStream all(tokenizer->vocabulary());

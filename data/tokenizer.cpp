@@ -41,7 +41,8 @@ Json ByteTokenizer::state() const {
   return Json{{"type", "byte"}};
 }
 
-CharTokenizer::CharTokenizer(const Config& config) : fixed_(!config.alphabet.empty()) {
+CharTokenizer::CharTokenizer(const Config& config, const DataContext&)
+    : fixed_(!config.alphabet.empty()) {
   std::u32string alphabet;
   int64_t last = -1;
   for (int64_t symbol : config.alphabet) {

@@ -13,9 +13,11 @@
 
 namespace tessera {
 
+struct DataContext;
+
 struct Tokenizer {
   static constexpr const char* kKind = "tokenizer";
-  using Build = std::unique_ptr<Tokenizer>();
+  using Build = std::unique_ptr<Tokenizer>(const DataContext&);
 
   virtual ~Tokenizer() = default;
   virtual int64_t vocabulary() const = 0;
@@ -38,7 +40,7 @@ class ByteTokenizer : public Tokenizer {
     { (void)f; }
   };
   ByteTokenizer() = default;
-  explicit ByteTokenizer(const Config&) {}
+  ByteTokenizer(const Config&, const DataContext&) {}
   int64_t vocabulary() const override { return 256; }
   std::vector<int64_t> encode(std::string_view text) const override;
   std::string decode(std::span<const int64_t> ids) const override;
@@ -61,7 +63,7 @@ class CharTokenizer : public Tokenizer {
     }
   };
   CharTokenizer() = default;
-  explicit CharTokenizer(const Config& config);  // throws Error for numbers that do not ascend
+  CharTokenizer(const Config& config, const DataContext&);  // throws Error unless they ascend
   int64_t vocabulary() const override { return static_cast<int64_t>(alphabet_.size()); }
   std::vector<int64_t> encode(std::string_view text) const override;
   std::string decode(std::span<const int64_t> ids) const override;

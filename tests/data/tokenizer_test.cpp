@@ -10,7 +10,7 @@ using namespace tessera;
 namespace {
 
 std::unique_ptr<Tokenizer> build_tokenizer(const Json& config) {
-  return from_json<Choice<Tokenizer>>(parse_json(config.dump(), "state")).build();
+  return from_json<Choice<Tokenizer>>(parse_json(config.dump(), "state")).build(DataContext{});
 }
 
 }  // namespace

@@ -1,0 +1,267 @@
+#include <algorithm>
+#include <fstream>
+
+#include "tessera/config/json.h"
+#include "tessera/core/error.h"
+#include "tessera/core/file.h"
+#include "tessera/data/bpe.h"
+
+namespace tessera {
+namespace {
+namespace fs = std::filesystem;
+
+// Objects of the size of a vocabulary want look-up by key, not the order of a config.
+using Plain = nlohmann::json;
+
+Plain read_plain(const fs::path& path) {
+  try {
+    return Plain::parse(read_file(path.string()));
+  } catch (const Plain::parse_error& error) {
+    fail("{}: not JSON at byte {}", path.string(), error.byte);
+  }
+}
+
+using Ids = std::unordered_map<std::string, int32_t>;
+
+// The vocabulary of a file: token text → id, ids 0 … n − 1 each once.
+std::vector<std::string> tokens_of(const Plain& vocabulary, const std::string& where) {
+  check(vocabulary.is_object() && !vocabulary.empty(), "{}: the vocabulary is no object of tokens",
+        where);
+  std::vector<std::string> tokens(vocabulary.size());
+  std::vector<bool> seen(tokens.size());
+  for (const auto& [token, id] : vocabulary.items()) {
+    check(id.is_number_integer() && id.get<int64_t>() >= 0 &&
+              id.get<int64_t>() < static_cast<int64_t>(tokens.size()) && !seen[id.get<size_t>()],
+          "{}: token \"{}\" has id {}; ids must be 0 to {}, each once", where, token, id.dump(),
+          tokens.size() - 1);
+    tokens[id.get<size_t>()] = token;
+    seen[id.get<size_t>()] = true;
+  }
+  return tokens;
+}
+
+Ids ids_of(const std::vector<std::string>& tokens) {
+  Ids ids;
+  for (size_t i = 0; i < tokens.size(); ++i) ids.emplace(tokens[i], static_cast<int32_t>(i));
+  return ids;
+}
+
+// "left right" as ids; `line` counts from 1.
+std::pair<int32_t, int32_t> merge_of(std::string_view left, std::string_view right, const Ids& ids,
+                                     const std::string& where, size_t line) {
+  const auto a = ids.find(std::string(left)), b = ids.find(std::string(right));
+  check(a != ids.end() && b != ids.end(),
+        "{}: merge {}: \"{} {}\": not two tokens of the "
+        "vocabulary",
+        where, line, left, right);
+  return {a->second, b->second};
+}
+
+std::pair<int32_t, int32_t> merge_of(const std::string& text, const Ids& ids,
+                                     const std::string& where, size_t line) {
+  const size_t space = text.find(' ', 1);
+  check(space != std::string::npos, "{}: merge {}: \"{}\" has no space between its parts", where,
+        line, text);
+  return merge_of(std::string_view(text).substr(0, space), std::string_view(text).substr(space + 1),
+                  ids, where, line);
+}
+
+// Tokens written in byte symbols as bytes. Those that are not (special ones) stay as they are.
+void to_bytes(BpeModel& model) {
+  for (std::string& token : model.tokens) {
+    if (auto bytes = from_byte_symbols(token)) {
+      if (!model.specials.contains(token)) token = std::move(*bytes);
+    }
+  }
+}
+
+BpeModel read_two_files(const fs::path& vocabulary, const fs::path& merges) {
+  BpeModel model;
+  model.tokens = tokens_of(read_plain(vocabulary), vocabulary.string());
+  const Ids ids = ids_of(model.tokens);
+  std::ifstream in(merges);
+  check(in.good(), "{}: cannot be read", merges.string());
+  std::string line;
+  for (size_t number = 1; std::getline(in, line); ++number) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.empty() || (number == 1 && line.starts_with("#version"))) continue;
+    model.merges.push_back(merge_of(line, ids, merges.string(), number));
+  }
+  const std::string end = "<|endoftext|>";
+  if (const auto found = ids.find(end); found != ids.end()) model.specials[end] = found->second;
+  to_bytes(model);
+  return model;
+}
+
+const Plain& member(const Plain& json, const char* key) {
+  static const Plain none;
+  return json.is_object() && json.contains(key) ? json.at(key) : none;
+}
+
+// The rule of pieces that a pre-tokenizer asks for.
+PieceRule pieces_of(const Plain& pre, const std::string& where) {
+  if (pre.is_null()) return PieceRule::whole;
+  const std::string type = pre.value("type", "");
+  if (type == "Sequence") {
+    for (const Plain& part : member(pre, "pretokenizers")) {
+      const PieceRule rule = pieces_of(part, where);
+      if (rule != PieceRule::whole) return rule;
+    }
+    return PieceRule::whole;
+  }
+  if (type == "ByteLevel") {
+    return pre.value("use_regex", true) ? PieceRule::gpt2 : PieceRule::whole;
+  }
+  if (type == "Split") {
+    const std::string regex = member(member(pre, "pattern"), "Regex").is_string()
+                                  ? pre["pattern"]["Regex"].get<std::string>()
+                                  : "";
+    if (regex.find("\\p{N}{1,3}") != std::string::npos) return PieceRule::llama3;
+    if (regex.find("[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|") != std::string::npos) {
+      return PieceRule::qwen2;
+    }
+    if (regex.find("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+") != std::string::npos) {
+      return PieceRule::gpt2;
+    }
+  }
+  if (type == "Metaspace") return PieceRule::whole;
+  fail("{}: pre_tokenizer {} is not known", where, pre.dump());
+}
+
+// A normalizer of SentencePiece models that puts a space before the text.
+bool has_prefix(const Plain& normalizer) {
+  if (normalizer.is_null()) return false;
+  if (normalizer.value("type", "") == "Prepend") return true;
+  for (const Plain& part : member(normalizer, "normalizers")) {
+    if (has_prefix(part)) return true;
+  }
+  return false;
+}
+
+BpeModel read_tokenizer_json(const fs::path& path) {
+  const std::string where = path.string();
+  const Plain json = read_plain(path);
+  const Plain& body = member(json, "model");
+  check(body.is_object(), "{}: holds no model", where);
+  const std::string type = body.value("type", "BPE");
+  check(type == "BPE", "{}: the model is \"{}\"; only BPE is read here", where, type);
+  BpeModel model;
+  Plain vocabulary = member(body, "vocab");
+  for (const Plain& added : member(json, "added_tokens")) {
+    const auto content = added.at("content").get<std::string>();
+    vocabulary[content] = added.at("id");
+    if (added.value("special", false)) model.specials[content] = added.at("id").get<int32_t>();
+  }
+  model.tokens = tokens_of(vocabulary, where);
+  const Ids ids = ids_of(model.tokens);
+  size_t number = 0;
+  for (const Plain& merge : member(body, "merges")) {
+    ++number;
+    model.merges.push_back(merge.is_array()
+                               ? merge_of(merge.at(0).get<std::string>(),
+                                          merge.at(1).get<std::string>(), ids, where, number)
+                               : merge_of(merge.get<std::string>(), ids, where, number));
+  }
+  model.pieces = pieces_of(member(json, "pre_tokenizer"), where);
+  model.characters = body.value("byte_fallback", false);
+  model.whole_first = body.value("ignore_merges", false);
+  if (model.characters) {
+    model.pieces = PieceRule::whole;
+    model.space_prefix = has_prefix(member(json, "normalizer")) ||
+                         member(json, "pre_tokenizer").value("type", "") == "Metaspace";
+  } else {
+    to_bytes(model);
+  }
+  return model;
+}
+
+fs::path first_of(const fs::path& folder, std::initializer_list<const char*> names) {
+  for (const char* name : names) {
+    if (fs::exists(folder / name)) return folder / name;
+  }
+  return {};
+}
+
+BpeModel read_any(const fs::path& path) {
+  if (!fs::is_directory(path)) return read_tokenizer_json(path);
+  if (const fs::path json = first_of(path, {"tokenizer.json"}); !json.empty()) {
+    return read_tokenizer_json(json);
+  }
+  const fs::path vocabulary = first_of(path, {"vocab.json", "encoder.json"});
+  const fs::path merges = first_of(path, {"merges.txt", "vocab.bpe"});
+  check(!vocabulary.empty() && !merges.empty(),
+        "{}: holds no tokenizer.json, nor vocab.json (encoder.json) with merges.txt (vocab.bpe)",
+        path.string());
+  return read_two_files(vocabulary, merges);
+}
+
+}  // namespace
+
+BpeModel read_bpe(const fs::path& path) {
+  try {
+    return read_any(path);
+  } catch (const Plain::exception& error) {
+    fail("{}: not a vocabulary: {}", path.string(), error.what());
+  }
+}
+
+void write_bpe(const BpeModel& model, const fs::path& folder) {
+  check(!model.characters, "bpe: only byte-level vocabularies are written as vocab.json");
+  fs::create_directories(folder);
+  const auto symbols = [&](int32_t id) {
+    const std::string& token = model.tokens[static_cast<size_t>(id)];
+    return model.specials.contains(token) ? token : to_byte_symbols(token);
+  };
+  std::string vocabulary = "{";
+  for (size_t id = 0; id < model.tokens.size(); ++id) {
+    vocabulary += (id == 0 ? "" : ",\n") + Plain(symbols(static_cast<int32_t>(id))).dump() + ": " +
+                  std::to_string(id);
+  }
+  std::string merges = "#version: 0.2\n";
+  for (const auto& [left, right] : model.merges) {
+    merges += symbols(left) + ' ' + symbols(right) + '\n';
+  }
+  write_file_atomic((folder / "vocab.json").string(), vocabulary + "}\n");
+  write_file_atomic((folder / "merges.txt").string(), merges);
+}
+
+Json to_json_model(const BpeModel& model) {
+  Json tokens = Json::array(), merges = Json::array();
+  for (const std::string& token : model.tokens) tokens.push_back(to_byte_symbols(token));
+  for (const auto& [left, right] : model.merges) merges.push_back(Json::array({left, right}));
+  return Json{{"tokens", tokens},
+              {"merges", merges},
+              {"specials", model.specials},
+              {"pieces", to_string(model.pieces)},
+              {"characters", model.characters},
+              {"whole_first", model.whole_first},
+              {"space_prefix", model.space_prefix}};
+}
+
+BpeModel from_json_model(const Json& json, const std::string& where) {
+  BpeModel model;
+  try {
+    for (const Json& token : json.at("tokens")) {
+      auto bytes = from_byte_symbols(token.get<std::string>());
+      check(bytes.has_value(), "{}: token {} is not written in byte symbols", where, token.dump());
+      model.tokens.push_back(std::move(*bytes));
+    }
+    const auto count = static_cast<int64_t>(model.tokens.size());
+    for (const Json& merge : json.at("merges")) {
+      const auto left = merge.at(0).get<int64_t>(), right = merge.at(1).get<int64_t>();
+      check(left >= 0 && left < count && right >= 0 && right < count,
+            "{}: merge {} names tokens outside the vocabulary of {}", where, merge.dump(), count);
+      model.merges.emplace_back(static_cast<int32_t>(left), static_cast<int32_t>(right));
+    }
+    model.specials = json.at("specials").get<std::map<std::string, int32_t>>();
+    model.pieces = piece_rule_from_name(json.at("pieces").get<std::string>());
+    model.characters = json.at("characters").get<bool>();
+    model.whole_first = json.at("whole_first").get<bool>();
+    model.space_prefix = json.at("space_prefix").get<bool>();
+  } catch (const Json::exception& error) {
+    fail("{}: not a stored vocabulary: {}", where, error.what());
+  }
+  return model;
+}
+
+}  // namespace tessera
