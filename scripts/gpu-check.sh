@@ -6,11 +6,11 @@
 #   --build DIR    takes the programs of DIR as they are; without it builds into build/gpu
 #   --deps PREFIX  where local-deps.sh unpacked the libraries
 #   --sanitize     also the tests under compute-sanitizer: memcheck, racecheck, initcheck (long)
-#   --only PARTS   of tests, kernels, steps, peers
+#   --only PARTS   of tests, kernels, engines, steps, peers (of the steps and of the engines)
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-build="" deps="" sanitize=0 parts=tests,kernels,steps,peers
+build="" deps="" sanitize=0 parts=tests,kernels,engines,steps,peers
 while [[ $# -gt 0 ]]; do
   case $1 in
     --build) build=$(cd "$2" && pwd); shift 2 ;;
@@ -109,6 +109,20 @@ if wants kernels; then
   row "product 8192³ in bf16" "$(awk '/^product/ {print $(NF-1)}' "$logs/kernels.log") TFLOP/s" "ceiling of arithmetic"
 fi
 
+if wants engines; then
+  for program in "$build"/bench/bench_*_cuda; do
+    engine=${program##*/bench_} engine=${engine%_cuda}
+    [[ $engine == kernels ]] && continue
+    echo "gpu-check: the engines, $engine"
+    if "$program" 2>&1 | tee "$logs/engine-$engine.log"; then
+      row "engines, $engine" ran "$logs/engine-$engine.log"
+    else
+      failed=1
+      row "engines, $engine" FAILED "$logs/engine-$engine.log"
+    fi
+  done
+fi
+
 # A line of a table of training steps from the JSON of ours or of PyTorch.
 step_row() {
   local title=$1 json=$2 rate=$3 peak=$4 ms
@@ -144,6 +158,15 @@ if wants peers; then
         step_row "$model PyTorch $(field variant "$json")" "$json" "$(field tokens_per_second "$json")" "$(field peak_gib "$json")"
       done < <(grep '^{' "$logs/peer-$model.log" || true)
     done
+    if wants engines; then
+      for peer in bench/peers/*.py; do
+        engine=${peer##*/} engine=${engine%.py}
+        [[ $engine == gpt ]] && continue
+        echo "gpu-check: PyTorch, $engine"
+        python3 "$peer" 2>"$logs/peer-$engine.err" | tee "$logs/peer-$engine.log" || true
+        row "engines, PyTorch's $engine" ran "$logs/peer-$engine.log"
+      done
+    fi
   else
     echo "gpu-check: python3 has no torch here: no peers"
   fi
