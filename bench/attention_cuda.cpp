@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tessera/attention/engines/dense_cuda.h"
+#include "tessera/core/allocator.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/random.h"
@@ -51,7 +52,7 @@ Inputs inputs_of(const Row& r, const AttentionOptions& options) {
   return in;
 }
 
-// Median over nine groups of the time of one call.
+// Median over nine groups (over three of long calls) of the time of one call.
 double seconds_of(const std::function<void(size_t)>& call) {
   using Clock = std::chrono::steady_clock;
   const auto timed = [&](size_t calls) {
@@ -61,12 +62,14 @@ double seconds_of(const std::function<void(size_t)>& call) {
     synchronize(kGpu);
     return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(calls);
   };
-  timed(3);
-  const auto calls = static_cast<size_t>(std::clamp(0.02 / timed(3), 3.0, 300.0));
-  std::vector<double> groups;
-  for (int i = 0; i < 9; ++i) groups.push_back(timed(calls));
-  std::nth_element(groups.begin(), groups.begin() + 4, groups.end());
-  return groups[4];
+  timed(1);
+  const double once = timed(2);
+  const auto calls = static_cast<size_t>(std::clamp(0.02 / once, 1.0, 300.0));
+  std::vector<double> groups(once > 0.03 ? 3 : 9);
+  for (double& group : groups) group = timed(calls);
+  const auto middle = groups.begin() + static_cast<std::ptrdiff_t>(groups.size() / 2);
+  std::nth_element(groups.begin(), middle, groups.end());
+  return *middle;
 }
 
 void run(const Row& r, const std::string& filter) {
@@ -84,10 +87,18 @@ void run(const Row& r, const std::string& filter) {
     const Inputs& in = inputs[i % inputs.size()];
     dense_backward_cuda(in.q, in.k, in.v, in.result, in.grad_out, {}, options);
   });
+  Allocator& memory = allocator(kGpu);
+  memory.reset_peak();
+  const int64_t live = memory.stats().live;
+  dense_backward_cuda(inputs[0].q, inputs[0].k, inputs[0].v,
+                      dense_forward_cuda(inputs[0].q, inputs[0].k, inputs[0].v, options),
+                      inputs[0].grad_out, {}, options);
+  const double peak = static_cast<double>(memory.stats().peak - live) / (1 << 20);
   const double entries = double(r.batch * r.heads) * double(r.length) * double(r.length) *
                          double(r.width) / (r.causal ? 2 : 1);
-  fmt::print("{:<36} {:>10.1f} {:>9.1f} {:>10.1f} {:>9.1f}\n", name, forward * 1e6,
-             4 * entries / forward / 1e12, backward * 1e6, 10 * entries / backward / 1e12);
+  fmt::print("{:<36} {:>10.1f} {:>8.1f} {:>11.1f} {:>8.1f} {:>8.1f} {:>9.1f}\n", name,
+             forward * 1e6, 4 * entries / forward / 1e12, backward * 1e6,
+             10 * entries / backward / 1e12, 14 * entries / (forward + backward) / 1e12, peak);
   std::fflush(stdout);
 }
 
@@ -100,15 +111,23 @@ int main(int count, char** arguments) {
     fmt::print("bench_attention_cuda: no CUDA device\n");
     return 0;
   }
-  fmt::print("{:<36} {:>10} {:>9} {:>10} {:>9}\n", "shape", "forward us", "TFLOP/s", "backward us",
-             "TFLOP/s");
+  fmt::print("{:<36} {:>10} {:>8} {:>11} {:>8} {:>8} {:>9}\n", "shape", "forward us", "TFLOP/s",
+             "backward us", "TFLOP/s", "both", "peak MiB");
   const std::string filter = count > 1 ? arguments[1] : "";
-  for (const Row& row :
-       {Row{32, 12, 1024, 64, true}, Row{32, 12, 1024, 64, false}, Row{4, 16, 4096, 64, true},
-        Row{1, 16, 16384, 64, true}, Row{1, 16, 16384, 64, false}, Row{64, 6, 256, 64, true},
-        Row{32, 6, 1024, 128, true}, Row{1, 16, 16384, 128, true}, Row{1, 16, 16384, 128, false},
-        Row{8, 8, 1024, 256, true}, Row{32, 12, 1024, 64, true, DType::f16},
-        Row{4, 12, 1024, 64, true, DType::f32}}) {
+  std::vector<Row> rows{{32, 12, 1024, 64, true},
+                        {32, 12, 1024, 64, false},
+                        {64, 6, 256, 64, true},
+                        {32, 6, 1024, 128, true},
+                        {8, 8, 1024, 256, true},
+                        {32, 12, 1024, 64, true, DType::f16},
+                        {4, 12, 1024, 64, true, DType::f32}};
+  for (const int64_t width : {64, 128}) {  // beside bench/peers/attention.py
+    for (const int64_t length : {4096, 8192, 32768}) {
+      for (const bool causal : {true, false}) rows.push_back({1, 16, length, width, causal});
+    }
+  }
+  rows.push_back({1, 8, 131072, 64, true});
+  for (const Row& row : rows) {
     run(row, filter);
   }
   return 0;
