@@ -136,24 +136,13 @@ bool overflowed(const BlockMask& mask) {
 }
 
 int64_t count_entries(const BlockMask& mask) {
-  const BlockGrid& g = mask.grid;
+  const BlockBounds bounds(mask.grid);
   const Tensor map = kernels::to_device(mask.map, {});
   const auto* kinds = map.data<uint8_t>();
-  const int64_t ahead = g.keys - g.queries, columns = g.key_blocks();
-  // Keys of block j that the window lets query i see.
-  auto in_window = [&](int64_t i, int64_t j) {
-    const int64_t begin = std::max(j * g.block_k, g.left < 0 ? 0 : i + ahead - g.left);
-    int64_t end = std::min((j + 1) * g.block_k, g.keys);
-    if (g.right >= 0) end = std::min(end, i + ahead + g.right + 1);
-    return std::max<int64_t>(0, end - begin);
-  };
+  const int64_t rows = mask.grid.query_blocks(), columns = mask.grid.key_blocks();
   int64_t total = 0;
   for (int64_t t = 0; t < map.numel(); ++t) {
-    if (kinds[t] == code(BlockKind::hidden)) continue;
-    const int64_t r = t / columns % g.query_blocks(), j = t % columns;
-    for (int64_t i = r * g.block_q; i < std::min(g.queries, (r + 1) * g.block_q); ++i) {
-      total += in_window(i, j);
-    }
+    if (kinds[t] != 0) total += bounds.entries(t / columns % rows, t % columns);
   }
   return total;
 }

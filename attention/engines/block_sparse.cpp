@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "tessera/attention/engines/scores.h"
+#include "tessera/attention/engines/sparse_cuda.h"
 #include "tessera/attention/engines/tiles.h"
 #include "tessera/attention/patterns.h"
 #include "tessera/autograd/op.h"
@@ -45,8 +46,7 @@ struct BlockSparseAttention {
   AttentionOptions options;  // with the mask's window
 
   TensorList forward(Forward& f, const TensorList& in) const {
-    TensorList keep;
-    const AttentionResult r = attend_tiles(tiled(in, keep));
+    const AttentionResult r = compute(in);
     f.save_output(r.output, 0);
     f.save_output(r.logsumexp, 1);
     return {r.output, r.logsumexp};
@@ -60,9 +60,21 @@ struct BlockSparseAttention {
 
   void backward(Backward& b) const {
     const Tensor grad_lse = b.has_grad(1) ? kernels::contiguous(b.grad(1)) : Tensor();
+    const TensorList in = b.input_list();
+    const AttentionResult result{b.saved(0), b.saved(1)};
+    if constexpr (kCuda) {
+      if (in[0].device().is_cuda()) {
+        const DenseGradients g =
+            sparse_backward_cuda(in[0], in[1], in[2], result, b.grad(0), grad_lse, options, &mask);
+        b.add(0, g.query);
+        b.add(1, g.key);
+        b.add(2, g.value);
+        return;
+      }
+    }
     TensorList keep;
-    const AttentionGradients g = attend_tiles_backward(
-        tiled(b.input_list(), keep), {b.saved(0), b.saved(1)}, b.grad(0), grad_lse);
+    const AttentionGradients g =
+        attend_tiles_backward(tiled(in, keep), result, b.grad(0), grad_lse);
     b.add(0, g.query);
     b.add(1, g.key);
     b.add(2, g.value);
@@ -74,6 +86,15 @@ struct BlockSparseAttention {
     AttentionOptions o = options;
     if (!o.score.is_identity()) o.score = o.score.with({in.begin() + 3, in.end()});
     return o;
+  }
+  AttentionResult compute(const TensorList& in) const {
+    if constexpr (kCuda) {
+      if (in[0].device().is_cuda()) {
+        return sparse_forward_cuda(in[0], in[1], in[2], options, &mask);
+      }
+    }
+    TensorList keep;
+    return attend_tiles(tiled(in, keep));
   }
   TiledAttention tiled(const TensorList& in, TensorList& keep) const {
     const AttentionOptions o = options_with(in);
@@ -108,6 +129,15 @@ AttentionOptions combined(const BlockGrid& grid, AttentionOptions o) {
   o.left = nearer(o.left, grid.left);
   o.right = o.causal ? o.right : nearer(o.right, grid.right);
   return o;
+}
+
+// What the kernels on CUDA take; the rest runs by its definition there.
+bool has_kernel(const Tensor& query, const Tensor& value, const BlockMask& mask,
+                const AttentionOptions& options) {
+  if constexpr (kCuda) {
+    if (query.device().is_cuda()) return has_sparse_tiles(query, value, options, &mask);
+  }
+  return true;
 }
 
 // A sample's mask, made on the device of its inputs.
@@ -269,11 +299,11 @@ AttentionResult block_sparse_attention(const Tensor& query, const Tensor& key, c
                                        const BlockMask& mask, const AttentionOptions& options) {
   engine::check_inputs("block_sparse_attention", query, key, value);
   check_mask(query, key, mask, options);
-  if (query.device().is_cuda()) {
-    return block_sparse_attention_reference(query, key, value, mask, options);
-  }
   AttentionOptions o = combined(mask.grid, options);
   o.scale = engine::scale_of(options, query);
+  if (!has_kernel(query, value, mask, o)) {
+    return block_sparse_attention_reference(query, key, value, mask, options);
+  }
   TensorList inputs{query, key, value};
   for (const Tensor& table : options.score.tables()) {
     inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));

@@ -2,6 +2,7 @@
 
 #include "tessera/attention/engines/dense_cuda.h"
 #include "tessera/attention/engines/scores.h"
+#include "tessera/attention/engines/sparse_cuda.h"
 #include "tessera/attention/engines/tiles.h"
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/comparison.h"
@@ -35,7 +36,10 @@ struct DenseAttention {
     if constexpr (kCuda) {
       if (in[0].device().is_cuda()) {
         const DenseGradients g =
-            dense_backward_cuda(in[0], in[1], in[2], forward, b.grad(0), grad_lse, options);
+            has_window()
+                ? sparse_backward_cuda(in[0], in[1], in[2], forward, b.grad(0), grad_lse, options,
+                                       nullptr)
+                : dense_backward_cuda(in[0], in[1], in[2], forward, b.grad(0), grad_lse, options);
         b.add(0, g.query);
         b.add(1, g.key);
         b.add(2, g.value);
@@ -52,6 +56,8 @@ struct DenseAttention {
   }
 
  private:
+  bool has_window() const { return options.left >= 0 || options.right >= 0; }
+
   AttentionOptions options_with(const TensorList& in) const {
     AttentionOptions o = options;
     if (!o.score.is_identity()) o.score = o.score.with({in.begin() + 3, in.end()});
@@ -66,7 +72,10 @@ struct DenseAttention {
 
   AttentionResult compute(const TensorList& in) const {
     if constexpr (kCuda) {
-      if (in[0].device().is_cuda()) return dense_forward_cuda(in[0], in[1], in[2], options);
+      if (in[0].device().is_cuda()) {
+        return has_window() ? sparse_forward_cuda(in[0], in[1], in[2], options, nullptr)
+                            : dense_forward_cuda(in[0], in[1], in[2], options);
+      }
     }
     TensorList keep;
     return attend_tiles(tiled(in, keep));
@@ -74,8 +83,11 @@ struct DenseAttention {
 };
 
 // What the kernels on CUDA take; the rest runs by its definition there.
-bool has_kernel(const Tensor& query, const AttentionOptions& o) {
+bool has_kernel(const Tensor& query, const Tensor& value, const AttentionOptions& o) {
   if (query.device().is_cpu()) return true;
+  if constexpr (kCuda) {
+    if (has_sparse_tiles(query, value, o, nullptr)) return true;
+  }
   return o.left < 0 && o.right < 0 && !o.key_lengths.defined() && !o.query_positions.defined() &&
          !o.key_positions.defined() && !o.query_segments.defined() && !o.key_begin.defined() &&
          !o.key_end.defined() && o.score.is_identity();
@@ -183,9 +195,11 @@ const RegisterOp row{{
 AttentionResult dense_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                                 const AttentionOptions& options) {
   engine::check_inputs("dense_attention", query, key, value);
-  if (!has_kernel(query, options)) return dense_attention_reference(query, key, value, options);
   AttentionOptions resolved = options;
   resolved.scale = engine::scale_of(options, query);
+  if (!has_kernel(query, value, resolved)) {
+    return dense_attention_reference(query, key, value, options);
+  }
   TensorList inputs{query, key, value};
   for (const Tensor& table : options.score.tables()) {
     inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));
