@@ -292,3 +292,118 @@ TEST_CASE("memory of the linear engine grows linearly with the length") {
   CHECK(peak(n) < n * 16 * 4 * 10);
   CHECK(peak(n) < 5 * peak(n / 4));
 }
+
+namespace {
+
+std::vector<Case> cuda_cases() {
+  std::vector<Case> list;
+  for (Decay decay : {Decay::none, Decay::fixed, Decay::per_token}) {
+    for (int64_t n : {1, 2, 63, 64, 65, 200}) {
+      for (int64_t width : {8, 16, 64, 80, 128}) {
+        list.push_back({1, 2, 2, n, width, width, decay, n % 2 == 1});
+      }
+    }
+    for (int64_t width : {64, 128}) {
+      list.push_back({1, 2, 2, 1300, width, width, decay, true});  // several segments
+      list.push_back({2, 3, 3, 1024, width, width, decay, false, {}, -0.3, true});
+      list.push_back({1, 4, 2, 333, width, width, decay, true, {}, -0.02});
+    }
+    list.push_back({2, 6, 2, 150, 64, 128, decay, true});  // grouped heads
+    list.push_back({1, 8, 1, 700, 128, 64, decay, false});
+    list.push_back({1, 2, 2, 270, 5, 3, decay, true});  // rows not in 16-byte pieces
+    list.push_back({1, 2, 1, 90, 73, 100, decay, true});
+    list.push_back({1, 1, 1, 80, 200, 24, decay, true});  // wider than tensor cores take
+    list.push_back({1, 2, 2, 90, 16, 32, decay, true, {.scale = -0.4}});
+    list.push_back({1, 2, 2, 140, 32, 32, decay, true, {.normalise = true}});
+    list.push_back({1, 2, 2, 600, 64, 64, decay, true, {}, -30});
+  }
+  list.push_back({1, 2, 2, 0, 8, 8, Decay::fixed, true});
+  list.push_back({0, 2, 2, 5, 8, 8, Decay::per_token, true});
+  return list;
+}
+
+void check_case(Failures& failures, const Case& c, DType dtype) {
+  const std::string subject = fmt::format("{}", dtype), label = label_of(c);
+  auto on_gpu = [&](Engine engine) { return run(c, engine, dtype, kGpu); };
+  Results want, got, again, composed;
+  const bool ran = attempt(failures, subject, label, [&] {
+    want = evaluate(function_of(c.options, linear_attention),
+                    inputs_for(inputs_of(c), dtype, DType::f64, {}, true), dtype);
+    got = on_gpu(linear_attention);
+    again = on_gpu(linear_attention);
+  });
+  if (!ran) return;
+  if (is_half(dtype)) {
+    attempt(failures, subject, label + ", composed",
+            [&] { composed = on_gpu(linear_attention_reference); });
+  }
+  compare(failures, subject, label, dtype, got, want, composed);
+  compare_bits(failures, subject, label, got, again);
+}
+
+}  // namespace
+
+TEST_SUITE("cuda") {
+  TEST_CASE("linear attention on CUDA gives what it gives on the CPU in f64") {
+    if (!has_gpu()) return;
+    for (DType dtype : kFloating) {
+      Failures failures(fmt::format("linear attention in {}", dtype));
+      for (const Case& c : cuda_cases()) check_case(failures, c, dtype);
+      failures.report();
+    }
+  }
+
+  TEST_CASE("linear attention on CUDA gives the same bits a hundred times on a full device") {
+    if (!has_gpu()) return;
+    for (int64_t width : {64, 128}) {
+      const Case c{2, 16, 16, 3000, width, width, Decay::per_token, true, {}, -0.1, true};
+      const TensorList inputs = inputs_for(inputs_of(c), DType::bf16, DType::bf16, kGpu, true);
+      const TensorFunction function = function_of(c.options, linear_attention);
+      Failures failures(fmt::format("runs at D {}", width));
+      const Results first = evaluate(function, inputs, DType::bf16);
+      for (int i = 0; i < 100; ++i) {
+        compare_bits(failures, "bf16", label_of(c), first, evaluate(function, inputs, DType::bf16));
+      }
+      failures.report();
+    }
+  }
+
+  TEST_CASE("a decay that forgets everything gives no NaN on CUDA") {
+    if (!has_gpu()) return;
+    const Case c{1, 2, 2, 700, 64, 64, Decay::per_token, true};
+    for (DType dtype : kFloating) {
+      TensorList in = inputs_for(inputs_of(c), dtype, dtype, kGpu);
+      in[3] = full(in[3].shape(), -2000, {dtype, kGpu});
+      for (const Tensor& x : in) Tensor(x).set_requires_grad();
+      const LinearResult r = linear_attention(in[0], in[1], in[2], in[3], in[4]);
+      const TensorList g = grad({r.output, r.state}, in,
+                                {ones_like(r.output.detach()), ones_like(r.state.detach())});
+      for (const TensorList& list : {TensorList{r.output, r.state}, g}) {
+        for (const Tensor& x : list) {
+          const auto all = x.to_vector<double>();
+          CHECK(std::all_of(all.begin(), all.end(), [](double e) { return std::isfinite(e); }));
+        }
+      }
+    }
+  }
+
+  TEST_CASE("linear attention on CUDA needs memory linear in the length") {
+    if (!has_gpu()) return;
+    for (DType dtype : {DType::bf16, DType::f32}) {
+      auto peak = [&](int64_t n) {
+        const Case c{1, 2, 2, n, 64, 64, Decay::per_token};
+        const TensorList in = inputs_for(inputs_of(c), dtype, dtype, kGpu, true);
+        Allocator& memory = allocator(kGpu);
+        memory.reset_peak();
+        const int64_t before = memory.stats().live;
+        const Tensor y = linear_attention(in[0], in[1], in[2], in[3]).output;
+        grad({y}, {in[0], in[1], in[2], in[3]}, {y.detach()});
+        return memory.stats().peak - before;
+      };
+      const int64_t n = 131072;
+      MESSAGE("peak at N " << n << " H 2 D 64: " << peak(n) << " bytes");
+      CHECK(peak(n) < n * 2 * 64 * size_of(dtype) * 10);
+      CHECK(peak(n) < 5 * peak(n / 4));
+    }
+  }
+}
