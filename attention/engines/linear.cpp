@@ -30,26 +30,27 @@ Tensor sum_groups(const Tensor& x, int64_t heads) {
 struct LinearAttention {
   static constexpr std::string_view name = "linear_attention";
   LinearOptions options;
+  bool wide = false;  // the output in the states' dtype
 
   TensorList forward(Forward& f, const Tensor& query, const Tensor& key, const Tensor& value,
                      const Tensor& log_decay, const Tensor& initial_state) const {
-    const Pass p = pass(query, key, value, log_decay, query.size(1));
+    Pass p = pass(query, key, value, log_decay, query.size(1));
+    p.wide = wide;
     const Tensor entering = linear_engine::states(p, initial_state);
-    const Sums r = linear_engine::sums(p, entering, {}, true);
+    const Sums r = linear_engine::sums(p, entering, true);
     count(p);
     f.save(entering);
-    f.save_output(r.state, 1);
     return {r.output, r.state};
   }
 
   TensorList definition(const TensorList& in) const {
     const LinearResult r = linear_attention_reference(in[0], in[1], in[2], in[3], in[4], options);
-    return {r.output, r.state};
+    return {wide ? r.output.to(r.state.dtype()) : r.output, r.state};
   }
 
   void backward(Backward& b) const {
     const Tensor q = b.input(0), k = b.input(1), v = b.input(2), log_decay = b.input(3);
-    const Tensor grad_out = b.grad(0), entering = b.saved(0);
+    const Tensor grad_out = kernels::cast(b.grad(0), q.dtype()), entering = b.saved(0);
     const bool decays = b.needs(3);
     auto backwards = [&](const Tensor& query, const Tensor& key, const Tensor& value) {
       Pass p = pass(query, key, value, log_decay, q.size(1));
@@ -58,29 +59,26 @@ struct LinearAttention {
     };
     const Tensor left =
         linear_engine::states(backwards({}, q, grad_out), b.has_grad(1) ? b.grad(1) : Tensor());
-    Tensor query_dots, key_dots;
+    Sums of_query, of_key;
     if (b.needs(0) || decays) {
-      const Sums r =
+      of_query =
           linear_engine::sums(pass(grad_out, v, k, log_decay, q.size(1)),
-                              views::transpose(entering, 3, 4), decays ? q : Tensor(), false);
-      if (b.needs(0)) b.add(0, r.output);
-      query_dots = r.dots;
+                              views::transpose(entering, 3, 4), false, decays ? q : Tensor());
+      b.add(0, of_query.output);
     }
     if (b.needs(1) || decays) {
-      const Sums r = linear_engine::sums(backwards(v, grad_out, q), views::transpose(left, 3, 4),
-                                         decays ? k : Tensor(), false);
-      if (b.needs(1)) b.add(1, sum_groups(r.output, k.size(1)));
-      key_dots = r.dots;
+      of_key = linear_engine::sums(backwards(v, grad_out, q), views::transpose(left, 3, 4), false,
+                                   decays ? k : Tensor(), of_query.trace.chunk_states);
+      b.add(1, sum_groups(of_key.output, k.size(1)));
     }
     if (b.needs(2) || b.needs(4)) {
-      const Sums r = linear_engine::sums(backwards(k, q, grad_out), left, {}, b.needs(4));
-      if (b.needs(2)) b.add(2, sum_groups(r.output, v.size(1)));
-      if (b.needs(4)) b.add(4, r.state);
+      const Sums r = linear_engine::sums(backwards(k, q, grad_out), left, b.needs(4));
+      b.add(2, sum_groups(r.output, v.size(1)));
+      b.add(4, r.state);
     }
     if (!decays) return;
-    const int64_t segment = pass(q, k, v, log_decay, q.size(1)).segment;
-    const Tensor g =
-        linear_engine::decay_gradient({query_dots, key_dots, entering, b.saved(1), left, segment});
+    const Tensor g = linear_engine::decay_gradient(pass(q, k, v, log_decay, q.size(1)),
+                                                   of_query.trace, of_key.trace);
     b.add(3, log_decay.rank() == 3 ? g : kernels::sum(g, {0, 2}, false));
   }
 
@@ -150,6 +148,21 @@ void check_state(const Tensor& q, const Tensor& v, const Tensor& state) {
         state.shape());
 }
 
+LinearResult attend(const Tensor& query, const Tensor& key, const Tensor& value,
+                    const Tensor& log_decay, const Tensor& initial_state,
+                    const LinearOptions& options, bool wide) {
+  check_state(query, value, initial_state);
+  const TensorList r = apply(LinearAttention{options, wide}, query, key, value,
+                             in_state_dtype("log_decay", log_decay, query),
+                             in_state_dtype("the state", initial_state, query));
+  return {r[0], r[1]};
+}
+
+// All columns but the last over the last.
+Tensor normalised(const Tensor& y, double epsilon) {
+  return slice(y, -1, 0, y.size(-1) - 1) / (slice(y, -1, y.size(-1) - 1) + epsilon);
+}
+
 }  // namespace
 
 LinearResult linear_attention(const Tensor& query, const Tensor& key, const Tensor& value,
@@ -161,22 +174,16 @@ LinearResult linear_attention(const Tensor& query, const Tensor& key, const Tens
         key.size(2));
   check(options.chunk >= 0, "linear_attention: chunk {} must not be negative", options.chunk);
   check_decay(query, log_decay);
-  if (options.normalise) {
-    LinearOptions plain = options;
-    plain.normalise = false;
-    const Tensor one =
-        ones({value.size(0), value.size(1), value.size(2), 1}, {value.dtype(), value.device()});
-    const LinearResult r =
-        linear_attention(query, key, concat({value, one}, -1), log_decay, initial_state, plain);
-    const int64_t width = value.size(3);
-    return {slice(r.output, -1, 0, width) / (slice(r.output, -1, width) + options.epsilon),
-            r.state};
+  if (!options.normalise) {
+    return attend(query, key, value, log_decay, initial_state, options, false);
   }
-  check_state(query, value, initial_state);
-  const TensorList r = apply(LinearAttention{options}, query, key, value,
-                             in_state_dtype("log_decay", log_decay, query),
-                             in_state_dtype("the state", initial_state, query));
-  return {r[0], r[1]};
+  LinearOptions plain = options;
+  plain.normalise = false;
+  const Tensor one =
+      ones({value.size(0), value.size(1), value.size(2), 1}, {value.dtype(), value.device()});
+  const LinearResult r =
+      attend(query, key, concat({value, one}, -1), log_decay, initial_state, plain, true);
+  return {normalised(r.output, options.epsilon).to(query.dtype()), r.state};
 }
 
 LinearResult linear_attention_step(const Tensor& query, const Tensor& key, const Tensor& value,
@@ -199,11 +206,9 @@ LinearResult linear_attention_full(const Tensor& query, const Tensor& key, const
   const Tensor state = matmul(transpose(key, -1, -2), v);
   // The query heads of a key head are more rows of one product.
   const Tensor rows = reshape(query, {batch, key_heads, group * query.size(2), query.size(3)});
-  Tensor y = reshape(matmul(rows, state) * options.scale,
-                     {batch, query.size(1), query.size(2), v.size(3)});
-  const int64_t width = value.size(3);
-  if (options.normalise) y = slice(y, -1, 0, width) / (slice(y, -1, width) + options.epsilon);
-  return {y, state};
+  const Tensor y = reshape(matmul(rows, state) * options.scale,
+                           {batch, query.size(1), query.size(2), v.size(3)});
+  return {options.normalise ? normalised(y, options.epsilon) : y, state};
 }
 
 namespace {

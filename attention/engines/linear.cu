@@ -12,7 +12,7 @@ namespace tessera::linear_engine {
 namespace {
 
 constexpr int64_t kPiece = 8;         // halves in 16 bytes
-constexpr int64_t kBlocks = 3 * 132;  // that run at once
+constexpr int64_t kBlocks = 2 * 132;  // that run at once
 constexpr int64_t kShortest = 256;    // tokens of a segment
 constexpr unsigned kThreads = 256;
 
@@ -84,51 +84,55 @@ __global__ void combine_kernel(A* states, const A* first, const A* decays, int s
 
 template <class A>
 struct DecaySums {
-  const A* query_dots;
+  const A* query_dots;  // (2, parts, B, H, N)
   const A* key_dots;
-  const A* entering;
-  const A* state;
-  const A* left;
+  const A* borders;  // (border parts, B, H, chunks)
   A* result;
-  int length, segment, segments;
-  int64_t size;  // of a state
+  int parts, border_parts, length, chunk, chunks;
+  int64_t heads;  // B · H
+
+  // Which: 0 of the whole row, 1 of its part across chunks.
+  __device__ double dot(const A* dots, int which, int64_t at) const {
+    const int64_t rows = heads * length;
+    double sum = 0;
+    for (int i = 0; i < parts; ++i)
+      sum += static_cast<double>(dots[(which * parts + i) * rows + at]);
+    return sum;
+  }
 };
 
-// A block per segment; every thread has some tokens that follow one another.
+// A warp per chunk of at most 64 tokens, two per lane.
 template <class A>
-__global__ void __launch_bounds__(kThreads) decay_kernel(DecaySums<A> d) {
-  __shared__ double scratch[kThreads / cuda::kWarp];
-  __shared__ double sums[kThreads];
-  const int64_t head = blockIdx.x / d.segments;
-  const int s = static_cast<int>(blockIdx.x % d.segments);
-  const int64_t slot = head * d.segments + s;
-  const A* state = s + 1 < d.segments ? d.entering + (slot + 1) * d.size : d.state + head * d.size;
-  double at_end = 0;
-  for (int64_t i = threadIdx.x; i < d.size; i += kThreads) {
-    at_end += static_cast<double>(state[i]) * static_cast<double>(d.left[slot * d.size + i]);
+__global__ void decay_kernel(DecaySums<A> d) {
+  const int64_t warp = cuda::thread_index() / cuda::kWarp;
+  if (warp >= d.heads * d.chunks) return;
+  const int lane = static_cast<int>(threadIdx.x % cuda::kWarp);
+  const int64_t head = warp / d.chunks;
+  const int chunk = static_cast<int>(warp % d.chunks);
+  const int count = min(d.chunk, d.length - chunk * d.chunk);
+  double own[2] = {}, across = 0;
+  for (int i = 0; i < 2; ++i) {
+    const int t = 2 * lane + i;
+    if (t >= count) continue;
+    const int64_t at = head * d.length + chunk * d.chunk + t;
+    own[i] = d.dot(d.query_dots, 0, at) - d.dot(d.key_dots, 0, at);
+    across += d.dot(d.key_dots, 1, at);
   }
-  at_end = cuda::block_reduce(at_end, cuda::Sum(), 0.0, scratch);
-
-  const int begin = s * d.segment, end = min(d.length, begin + d.segment);
-  const int run = (end - begin + static_cast<int>(kThreads) - 1) / static_cast<int>(kThreads);
-  const int first = begin + static_cast<int>(threadIdx.x) * run, last = min(end, first + run);
-  const int64_t row = head * d.length;
-  const auto term = [&](int t) {
-    return static_cast<double>(d.query_dots[row + t]) - static_cast<double>(d.key_dots[row + t]);
-  };
-  double own = 0;
-  for (int t = last - 1; t >= first; --t) own += term(t);
-  sums[threadIdx.x] = own;
-  for (unsigned step = 1; step < kThreads; step *= 2) {
-    __syncthreads();
-    const double more = threadIdx.x + step < kThreads ? sums[threadIdx.x + step] : 0;
-    __syncthreads();
-    sums[threadIdx.x] += more;
+  double border = 0;
+  for (int i = 0; i < d.border_parts; ++i) {
+    border += static_cast<double>(d.borders[(i * d.heads + head) * d.chunks + chunk]);
   }
-  double sum = at_end + sums[threadIdx.x] - own;
-  for (int t = last - 1; t >= first; --t) {
-    sum += term(t);
-    d.result[row + t] = static_cast<A>(sum);
+  const double sum = border + cuda::warp_reduce(across, cuda::Sum());
+  double later = own[0] + own[1];
+  for (int step = 1; step < 32; step *= 2) {
+    const double more = __shfl_down_sync(cuda::kAllLanes, later, step);
+    if (lane + step < 32) later += more;
+  }
+  for (int i = 0; i < 2; ++i) {
+    const int t = 2 * lane + i;
+    if (t >= count) continue;
+    d.result[head * d.length + chunk * d.chunk + t] =
+        static_cast<A>(sum + (i == 0 ? later : later - own[0]));
   }
 }
 
@@ -161,22 +165,28 @@ __global__ void __launch_bounds__(kStepColumns* kStepRows)
   __syncthreads();
   if (y > 0 || !inside) return;
   for (int i = 1; i < kStepRows; ++i) sum += parts[i][x];
-  a.out.at(p.b, p.h)[column] = convert<T>(a.scale * sum);
+  sum *= a.scale;
+  if (a.wide.data != nullptr) {
+    a.wide.at(p.b, p.h)[column] = sum;
+  } else {
+    a.out.at(p.b, p.h)[column] = convert<T>(sum);
+  }
 }
 
 Sums step(const Pass& given, const Tensor& states) {
   Pass p = given;
   for (Tensor* x : {&p.query, &p.key, &p.value}) *x = engine::with_dense_rows(*x);
-  const Outputs to{
-      engine::empty_heads({p.batch(), p.heads, 1, p.value_width()}, p.key.dtype(), p.key.device()),
-      empty({p.batch(), p.heads, p.width(), p.value_width()}, {states.dtype(), states.device()}),
-      {}};
+  const Device device = p.key.device();
+  Outputs to;
+  to.out = engine::empty_heads({p.batch(), p.heads, 1, p.value_width()},
+                               p.wide ? states.dtype() : p.key.dtype(), device);
+  to.state = empty({p.batch(), p.heads, p.width(), p.value_width()}, {states.dtype(), device});
   const int tiles = static_cast<int>((p.value_width() + kStepColumns - 1) / kStepColumns);
   cuda::visit_floating("linear_attention", p.key.dtype(), [&]<class T>() {
     using A = cuda::Compute<T>;
-    cuda::launch("linear_attention", p.key.device(), step_kernel<T, A>,
+    cuda::launch("linear_attention", device, step_kernel<T, A>,
                  dense::grid_of(p.batch() * p.heads * tiles), kStepColumns * kStepRows, 0,
-                 arguments_of<T, A>(p, states, Tensor(), to), tiles);
+                 arguments_of<T, A>(p, states, to), tiles);
   });
   return {to.out, to.state, {}};
 }
@@ -219,42 +229,43 @@ void states_cuda(const Pass& pass, const Tensor& first, const Tensor& result) {
   });
 }
 
-Sums sums_cuda(const Pass& pass, const Tensor& states, const Tensor& partner, bool wants_state) {
+Sums sums_cuda(const Pass& pass, const Tensor& states, bool wants_state, const Tensor& partner,
+               const Tensor& chunk_states) {
   if (pass.length() == 1 && !pass.backward && wants_state) return step(pass, states);
   const bool halves = on_tensor_cores(pass);
   const Pass p = prepared(pass, halves);
   const Options options{states.dtype(), states.device()};
   const int64_t batch = p.batch(), n = p.length(), width = states.size(4);
-  Outputs to{
-      engine::empty_heads({batch, p.heads, n, p.value_width()}, p.key.dtype(), states.device()),
-      {},
-      {}};
+  Outputs to;
+  to.out = engine::empty_heads({batch, p.heads, n, p.value_width()},
+                               pass.wide ? options.dtype : p.key.dtype(), options.device);
   if (wants_state) to.state = empty({batch, p.heads, states.size(3), width}, options);
-  const int tiles = halves ? column_tiles_halves(width) : column_tiles_exact(width);
-  if (partner.defined()) to.dots = empty({tiles, batch, p.heads, n}, options);
-  (halves ? sums_halves : sums_exact)(p, states, prepared(partner, halves), to);
+  if (partner.defined()) {
+    const Parts parts = (halves ? parts_of_halves : parts_of_exact)(states.size(3), width);
+    to.partner = prepared(partner, halves);
+    to.trace.dots = empty({2, parts.tiles, batch, p.heads, n}, options);
+    to.trace.chunk_states = p.backward ? chunk_states
+                                       : empty({batch, p.heads, p.chunks(), parts.state_entries},
+                                               {p.key.dtype(), options.device});
+    if (p.backward) to.trace.borders = empty({parts.borders, batch, p.heads, p.chunks()}, options);
+  }
+  (halves ? sums_halves : sums_exact)(p, states, to);
   const Tensor out = views::slice(to.out, 3, 0, width);
-  return {kernels::cast(out, pass.key.dtype()), to.state,
-          !partner.defined() ? Tensor()
-          : tiles == 1       ? views::select(to.dots, 0, 0)
-                             : kernels::sum(to.dots, {0}, false)};
+  return {kernels::cast(out, pass.wide ? options.dtype : pass.key.dtype()), to.state, to.trace};
 }
 
-void decay_gradient_cuda(const DecayGradient& d, const Tensor& result) {
+void decay_gradient_cuda(const Pass& pass, const Trace& of_query, const Trace& of_key,
+                         const Tensor& result) {
   visit_state(result.dtype(), [&]<class A>() {
-    const DecaySums<A> sums{cuda::data<A>(d.query_dots),
-                            cuda::data<A>(d.key_dots),
-                            cuda::data<A>(d.entering),
-                            cuda::data<A>(d.state),
-                            cuda::data<A>(d.left),
-                            cuda::data<A>(result),
-                            static_cast<int>(result.size(2)),
-                            static_cast<int>(d.segment),
-                            static_cast<int>(d.left.size(2)),
-                            d.left.size(3) * d.left.size(4)};
+    const DecaySums<A> sums{
+        cuda::data<A>(of_query.dots),          cuda::data<A>(of_key.dots),
+        cuda::data<A>(of_key.borders),         cuda::data<A>(result),
+        static_cast<int>(of_key.dots.size(1)), static_cast<int>(of_key.borders.size(0)),
+        static_cast<int>(pass.length()),       static_cast<int>(pass.chunk),
+        static_cast<int>(pass.chunks()),       pass.batch() * pass.heads};
+    const int64_t warps = sums.heads * sums.chunks, per_block = kThreads / cuda::kWarp;
     cuda::launch("linear_attention", result.device(), decay_kernel<A>,
-                 dense::grid_of(result.size(0) * result.size(1) * d.left.size(2)), kThreads, 0,
-                 sums);
+                 dense::grid_of((warps + per_block - 1) / per_block), kThreads, 0, sums);
   });
 }
 

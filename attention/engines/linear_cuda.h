@@ -10,7 +10,9 @@ namespace tessera::linear_engine {
 void choose_lengths_cuda(Pass& pass);
 // `first` is dense or undefined, `result` dense: (B, H, segments, W, E).
 void states_cuda(const Pass& pass, const Tensor& first, const Tensor& result);
-Sums sums_cuda(const Pass& pass, const Tensor& states, const Tensor& partner, bool wants_state);
-void decay_gradient_cuda(const DecayGradient& d, const Tensor& result);
+Sums sums_cuda(const Pass& pass, const Tensor& states, bool wants_state, const Tensor& partner,
+               const Tensor& chunk_states);
+void decay_gradient_cuda(const Pass& pass, const Trace& of_query, const Trace& of_key,
+                         const Tensor& result);
 
 }  // namespace tessera::linear_engine

@@ -19,6 +19,7 @@ struct Shared {
   Tile<T> q, k, v, weights;
   double sums[kSide];  // G
   T of_query[kSide], of_key[kSide];
+  T own[kSide];  // weights of tokens for themselves, while a trace is kept
   T total;
   double log_total;
 };
@@ -56,24 +57,14 @@ __device__ void set_decays(Shared<T>& s, const Arguments<T, T>& a, const T* deca
   }
 }
 
-// The products of a thread become weights, the results are added up and stored.
+// ⟨row, partner row⟩ of 16 threads' entries, two columns each, of the rows from `begin` on.
 template <class T>
-__device__ void finish_rows(const Arguments<T, T>& a, Shared<T>& s, const Place& p, int begin,
-                            int count, T (&scores)[2][2], T (&out)[2][2]) {
+__device__ void store_dots(const Arguments<T, T>& a, const Place& p, int which, int begin,
+                           int count, const T (&out)[2][2]) {
   const int x = threadIdx.x % kLanes, y = threadIdx.x / kLanes;
   const int64_t head = static_cast<int64_t>(p.b) * a.heads + p.h;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int r = y + kLanes * i, c = x + kLanes * j;
-      const double apart = a.backward ? s.sums[c] - s.sums[r] : s.sums[r] - s.sums[c];
-      const bool seen = a.backward ? c >= r : c <= r;
-      s.weights[r][c] = seen ? scores[i][j] * a.scale * math::exp(static_cast<T>(apart)) : T{0};
-      out[i][j] *= s.of_query[r];
-    }
-  }
-  __syncthreads();
+  const int64_t rows = static_cast<int64_t>(a.batch) * a.heads * a.length;
+  const int tiles = (a.value_width + kSide - 1) / kSide;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int r = y + kLanes * i;
@@ -81,19 +72,84 @@ __device__ void finish_rows(const Arguments<T, T>& a, Shared<T>& s, const Place&
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int c = p.tile * kSide + x + kLanes * j;
-      for (int t = 0; t < kSide; ++t) out[i][j] += s.weights[r][t] * s.v[t][x + kLanes * j];
       if (r >= count || c >= a.value_width) continue;
-      a.out.at(p.b, p.h)[(begin + r) * a.out.row + c] = out[i][j];
-      if (a.dots == nullptr) continue;
-      const T* partner = a.partner.at(p.b, p.h / a.partner_group) + (begin + r) * a.partner.row;
-      dot += out[i][j] * partner[c];
+      dot += out[i][j] * a.partner.at(p.b, p.h / a.partner_group)[(begin + r) * a.partner.row + c];
     }
-    if (a.dots == nullptr) continue;
     for (int step = 1; step < kLanes; step *= 2) {
       dot += __shfl_xor_sync(cuda::kAllLanes, dot, step);
     }
-    const int64_t rows = static_cast<int64_t>(a.batch) * a.heads * a.length;
-    if (x == 0 && r < count) a.dots[p.tile * rows + head * a.length + begin + r] = dot;
+    if (x == 0 && r < count) {
+      a.dots[(which * tiles + p.tile) * rows + head * a.length + begin + r] = dot;
+    }
+  }
+}
+
+// The products of a thread become weights, the results are added up and stored. Traces leave out
+// what tokens give themselves: it does not depend on decays.
+template <class T>
+__device__ void finish_rows(const Arguments<T, T>& a, Shared<T>& s, const Place& p, int begin,
+                            int count, T (&scores)[2][2], T (&out)[2][2]) {
+  const int x = threadIdx.x % kLanes, y = threadIdx.x / kLanes;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int r = y + kLanes * i, c = x + kLanes * j;
+      const double apart = a.backward ? s.sums[c] - s.sums[r] : s.sums[r] - s.sums[c];
+      const bool seen = a.backward ? c >= r : c <= r;
+      const T weight = seen ? scores[i][j] * a.scale * math::exp(static_cast<T>(apart)) : T{0};
+      const bool alone = a.dots != nullptr && r == c;
+      s.weights[r][c] = alone ? T{0} : weight;
+      if (alone) s.own[r] = weight;
+      out[i][j] *= s.of_query[r];
+    }
+  }
+  if (a.borders != nullptr) store_dots(a, p, 1, begin, count, out);
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int r = y + kLanes * i, c = x + kLanes * j;
+      for (int t = 0; t < kSide; ++t) out[i][j] += s.weights[r][t] * s.v[t][c];
+    }
+  }
+  if (a.dots != nullptr) store_dots(a, p, 0, begin, count, out);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int r = y + kLanes * i, c = x + kLanes * j, column = p.tile * kSide + c;
+      if (a.dots != nullptr) out[i][j] += s.own[r] * s.v[r][c];
+      if (r < count && column < a.value_width) {
+        a.out.at(p.b, p.h)[(begin + r) * a.out.row + column] = out[i][j];
+      }
+    }
+  }
+}
+
+// The state before a chunk is kept, or meets that of the other direction.
+template <class T>
+__device__ void trace_state(const Arguments<T, T>& a, const Shared<T>& s,
+                            const T (*state)[kSide + 1], const Place& p, int chunk) {
+  __shared__ T scratch[kThreads / cuda::kWarp];
+  const int tiles = (a.value_width + kSide - 1) / kSide;
+  const int entries = (a.width + kSide - 1) / kSide * kSide * kSide;
+  const int64_t head = static_cast<int64_t>(p.b) * a.heads + p.h;
+  T* kept = a.chunk_states + ((head * a.chunks + chunk) * tiles + p.tile) * entries;
+  T sum = 0;
+  for (int e = threadIdx.x; e < entries; e += kThreads) {
+    if (a.backward) {
+      sum += kept[e] * state[e / kSide][e % kSide];
+    } else {
+      kept[e] = state[e / kSide][e % kSide];
+    }
+  }
+  if (!a.backward) return;
+  sum = cuda::block_reduce(sum, cuda::Sum(), T{0}, scratch);
+  if (threadIdx.x == 0) {
+    const int64_t heads = static_cast<int64_t>(a.batch) * a.heads;
+    a.borders[(p.tile * heads + head) * a.chunks + chunk] = s.total * sum;
   }
 }
 
@@ -137,6 +193,12 @@ __global__ void __launch_bounds__(kThreads) pass_kernel(const __grid_constant__ 
     __syncthreads();
     if (threadIdx.x < kSide) set_decays(s, a, decay, begin, count);
     stage(s.v, value + begin * a.value.row, a.value.row, count, column, a.value_width);
+    if constexpr (!kGather) {
+      if (a.chunk_states != nullptr) {
+        __syncthreads();
+        trace_state(a, s, state, p, begin / kSide);
+      }
+    }
     for (int piece = 0; piece < a.width; piece += kSide) {
       if constexpr (!kGather) {
         stage(s.q, query + begin * a.query.row, a.query.row, count, piece, a.width);
@@ -197,10 +259,10 @@ void run(const Arguments<T, T>& a, Device device) {
         "linear_attention: a width of {} in {} is more than a kernel's memory holds on this device",
         a.width, dtype_of<T>());
   const int64_t segments = a.segments - (kGather ? 1 : 0);
-  cuda::launch(
-      "linear_attention", device, pass_kernel<T, kGather>,
-      dense::grid_of(int64_t{a.batch} * a.heads * segments * column_tiles_exact(a.value_width)),
-      kThreads, shared, a);
+  cuda::launch("linear_attention", device, pass_kernel<T, kGather>,
+               dense::grid_of(int64_t{a.batch} * a.heads * segments *
+                              parts_of_exact(a.width, a.value_width).tiles),
+               kThreads, shared, a);
 }
 
 template <class Fn>
@@ -214,20 +276,20 @@ void visit_exact(DType dtype, const Fn& fn) {
 
 }  // namespace
 
-int column_tiles_exact(int64_t value_width) {
-  return static_cast<int>((value_width + kSide - 1) / kSide);
+Parts parts_of_exact(int64_t width, int64_t value_width) {
+  const int64_t tiles = (value_width + kSide - 1) / kSide;
+  return {tiles, tiles, tiles * ((width + kSide - 1) / kSide) * kSide * kSide};
 }
 
 void gather_exact(const Pass& p, const Tensor& states, const Tensor& decays) {
   visit_exact(p.key.dtype(), [&]<class T>() {
-    run<T, true>(arguments_of<T, T>(p, states, decays), p.key.device());
+    run<T, true>(gathering_arguments<T, T>(p, states, decays), p.key.device());
   });
 }
 
-void sums_exact(const Pass& p, const Tensor& states, const Tensor& partner, const Outputs& to) {
-  visit_exact(p.key.dtype(), [&]<class T>() {
-    run<T, false>(arguments_of<T, T>(p, states, partner, to), p.key.device());
-  });
+void sums_exact(const Pass& p, const Tensor& states, const Outputs& to) {
+  visit_exact(p.key.dtype(),
+              [&]<class T>() { run<T, false>(arguments_of<T, T>(p, states, to), p.key.device()); });
 }
 
 }  // namespace tessera::linear_engine

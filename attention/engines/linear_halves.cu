@@ -13,6 +13,15 @@ constexpr int kColumns = 64;
 constexpr int kWarps = 4;
 constexpr unsigned kThreads = kWarps * 32;
 
+// Gathering, or with results, or with results and their trace.
+enum class Mode { gather, sums, traced };
+
+// Blocks that a multiprocessor runs at once.
+template <int kWidth, Mode kMode>
+constexpr int kBlocks = kMode != Mode::gather ? 2
+                        : kWidth > 64         ? 3
+                                              : 4;
+
 // What lies in shared memory; a pair of everything, for this chunk and the next.
 template <int kWidth, bool kGather>
 struct Layout {
@@ -26,12 +35,12 @@ struct Layout {
   static constexpr unsigned kBytes = kDecays + 2 * (2 * kTokens + 4) * 4;
 };
 
-// Of a chunk, by one warp, in exponents of 2.
+// Of a chunk, by one warp. A pair i, j that is seen has the weight 2^(exponent[i] − exponent[j]).
 struct Decays {
-  float sums[kTokens];    // G
-  float of_key[kTokens];  // b, a factor
-  float total;            // a factor
-  float log_total;
+  float exponent[kTokens];  // G in powers of 2, backward −G
+  float of_key[kTokens];    // b, a factor
+  float of_all;             // a factor
+  float log_all;
   float unused[2];
 };
 
@@ -57,14 +66,16 @@ class DecayReader {
       if (lane >= step) sum += before;
     }
     const float total = __shfl_sync(cuda::kAllLanes, sum, 31);
-    const float first = sum - next_[1];
-    to.sums[2 * lane] = first;
-    to.sums[2 * lane + 1] = sum;
-    to.of_key[2 * lane] = scale * cuda::exp2_fast(later + (backward ? first : total - first));
-    to.of_key[2 * lane + 1] = scale * cuda::exp2_fast(later + (backward ? sum : total - sum));
+    const float sums[2] = {sum - next_[1], sum};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int t = 2 * lane + i;
+      to.exponent[t] = backward ? -sums[i] : sums[i];
+      to.of_key[t] = scale * cuda::exp2_fast(later + (backward ? sums[i] : total - sums[i]));
+    }
     if (lane == 0) {
-      to.total = cuda::exp2_fast(total);
-      to.log_total = total;
+      to.of_all = cuda::exp2_fast(total);
+      to.log_all = total;
     }
   }
 
@@ -79,36 +90,50 @@ class DecayReader {
   float next_[2];
 };
 
-// Two halves times two factors.
 template <class T>
-__device__ inline unsigned scaled(unsigned x, float low, float high) {
+__device__ inline float2 unpack(unsigned x) {
   if constexpr (std::is_same_v<T, bfloat16>) {
-    return cuda::pack<T>(__uint_as_float(x << 16) * low, __uint_as_float(x & 0xffff0000u) * high);
+    return {__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u)};
   } else {
-    const auto bits = [](unsigned half) {
-      float f;
-      asm("{.reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h;}" : "=f"(f) : "r"(half));
-      return f;
-    };
-    return cuda::pack<T>(bits(x & 0xffffu) * low, bits(x >> 16) * high);
+    float2 f;
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
+        : "=f"(f.x), "=f"(f.y)
+        : "r"(x));
+    return f;
   }
 }
 
-// The products of 16 queries and 16 keys times their decays: `row` and `column` of the lane's first
-// entry, `own` the decay sums of its two rows. `diagonal`: some keys are not seen.
+// Two halves times two factors.
 template <class T>
-__device__ inline void weigh(unsigned (&w)[4], cuda::Accumulator (&s)[2], const float* sums,
-                             int row, int column, const float (&own)[2], float scale, bool backward,
-                             bool diagonal) {
+__device__ inline unsigned scaled(unsigned x, float low, float high) {
+  const float2 f = unpack<T>(x);
+  return cuda::pack<T>(f.x * low, f.y * high);
+}
+
+// The products of 16 queries and 16 keys times their decays, as a left operand. `own`: exponents of
+// the lane's two rows, `others`: of the keys.
+template <class T>
+__device__ inline void weigh(unsigned (&w)[4], cuda::Accumulator (&s)[2], const float (&own)[2],
+                             const float* others, float scale, bool diagonal, bool backward) {
+  const int lane = static_cast<int>(threadIdx.x % cuda::kWarp);
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
-    const float2 other = *reinterpret_cast<const float2*>(sums + column + 8 * n);
+    const float2 other = *reinterpret_cast<const float2*>(others + 8 * n + lane % 4 * 2);
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const float apart = own[e / 2] - (e % 2 == 0 ? other.x : other.y);
-      const int r = row + e / 2 * 8, c = column + 8 * n + e % 2;
-      const bool seen = !diagonal || (backward ? c >= r : c <= r);
-      s[n][e] = seen ? s[n][e] * scale * cuda::exp2_fast(backward ? -apart : apart) : 0.f;
+      s[n][e] *= scale * cuda::exp2_fast(apart);
+    }
+  }
+  if (diagonal) {
+    const int ahead = lane / 4 - lane % 4 * 2;  // of the first key
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int behind = ahead + e / 2 * 8 - 8 * n - e % 2;
+        if (backward ? behind > 0 : behind < 0) s[n][e] = 0;
+      }
     }
   }
   dense::pack_left<T>(w, s[0], s[1]);
@@ -138,250 +163,405 @@ __device__ inline void store_dots(const cuda::Accumulator (&o)[kColumns / 8], co
   }
 }
 
-template <class T, int kWidth, bool kGather>
-__global__ void __launch_bounds__(kThreads, kGather        ? 4
-                                            : kWidth == 64 ? 3
-                                                           : 2)
-    pass_kernel(const __grid_constant__ Arguments<T, float> a) {
+// Rows in f32, straight from the lanes.
+__device__ inline void store_wide(const cuda::Accumulator (&o)[kColumns / 8], float* to,
+                                  int64_t stride, int columns, int row, int count) {
+#pragma unroll
+  for (int n = 0; n < kColumns / 8; ++n) {
+    const int c = 8 * n + 2 * static_cast<int>(threadIdx.x % 4);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (row + 8 * r >= count || c >= columns) continue;
+      *reinterpret_cast<float2*>(to + (row + 8 * r) * stride + c) =
+          float2{o[n][2 * r], o[n][2 * r + 1]};
+    }
+  }
+}
+
+// A warp's state in halves, to memory in the order of its lanes, and its product with another.
+template <class T, int kStrips>
+__device__ inline void keep_states(unsigned* to,
+                                   const cuda::Accumulator (&state)[kStrips][kColumns / 8],
+                                   int thread) {
+#pragma unroll
+  for (int m = 0; m < kStrips; ++m) {
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; n += 2) {
+      cuda::Vector<unsigned, 4> x;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const cuda::Accumulator& from = state[m][n + i / 2];
+        x[i] = cuda::pack<T>(from[i % 2 * 2], from[i % 2 * 2 + 1]);
+      }
+      cuda::store(to + ((m * (kColumns / 16) + n / 2) * kThreads + thread) * 4, x);
+    }
+  }
+}
+template <class T, int kStrips>
+__device__ inline float meet_states(const cuda::Accumulator (&state)[kStrips][kColumns / 8],
+                                    const unsigned* kept, int thread) {
+  float sum = 0;
+#pragma unroll
+  for (int m = 0; m < kStrips; ++m) {
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; n += 2) {
+      const auto x = cuda::load<4>(kept + ((m * (kColumns / 16) + n / 2) * kThreads + thread) * 4);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const cuda::Accumulator& own = state[m][n + i / 2];
+        const float2 other = unpack<T>(x[i]);
+        sum += own[i % 2 * 2] * other.x + own[i % 2 * 2 + 1] * other.y;
+      }
+    }
+  }
+  return cuda::warp_reduce(sum, cuda::Sum());
+}
+
+// Where a lane's addresses begin for 16 rows by 16 columns: of matrices in the order of a left
+// operand, which is that of two right operands when they are transposed.
+template <int kColumnsOf>
+__device__ inline unsigned operand_offset() {
+  const int lane = static_cast<int>(threadIdx.x % cuda::kWarp);
+  return dense::chunk_offset<kColumnsOf>(lane % 16, lane / 16);
+}
+
+// One segment of one head, one block.
+template <class T, int kWidth, Mode kMode>
+class Segment {
+  static constexpr bool kGather = kMode == Mode::gather, kTraced = kMode == Mode::traced;
+  static constexpr int kSteps = kWidth / 16;
+  static constexpr int kStrips = kWidth / 16 / kWarps;  // of 16 rows of the state, per warp
+  static constexpr unsigned kRowStep = 16 * kWidth * 2, kColumnStep = 16 * kColumns * 2;
   using L = Layout<kWidth, kGather>;
-  constexpr int kSteps = kWidth / 16;
-  constexpr int kStrips = kWidth / 16 / kWarps;  // of 16 rows of the state, per warp
-  constexpr unsigned kRowStep = 16 * kWidth * 2, kColumnStep = 16 * kColumns * 2;
-  extern __shared__ __align__(1024) char memory[];
-  Decays* decays = reinterpret_cast<Decays*>(memory + L::kDecays);
-  const unsigned shared = cuda::shared_address(memory);
+  using Rows = cuda::Accumulator[kColumns / 8];
 
-  const int tiles = (a.value_width + kColumns - 1) / kColumns;
-  constexpr int kSkipped = kGather ? 1 : 0;  // the segment after which nothing comes
-  const Place p =
-      place_of(blockIdx.x, tiles, a.segments - kSkipped, a.backward ? kSkipped : 0, a.heads);
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
-  const int column = p.tile * kColumns;
-  const int64_t head = static_cast<int64_t>(p.b) * a.heads + p.h;
-  const int segment_begin = p.segment * a.segment;
-  const int segment_end = min(a.length, segment_begin + a.segment);
-  const int chunks = (segment_end - segment_begin + kTokens - 1) / kTokens;
-  // Gathering runs against the order of the pass: what the cache holds at its end is what the next
-  // kernel wants first.
-  const bool from_end = a.backward != kGather;
-  const auto begin_of = [&](int chunk) {
-    return segment_begin + (from_end ? chunks - 1 - chunk : chunk) * kTokens;
-  };
-  const T* key = a.key.at(p.b, p.h / a.key_group);
-  const T* value = a.value.at(p.b, p.h / a.value_group) + column;
-  const auto fetch = [&](int chunk) {
-    const unsigned to = shared + chunk % 2 * L::kStage;
-    const int begin = begin_of(chunk);
-    if constexpr (!kGather) {
-      dense::TileCopy<T, kTokens, kWidth, kThreads>(a.query.at(p.b, p.h / a.query_group),
-                                                    a.query.row, a.query_columns,
-                                                    thread)(to, begin, segment_end);
+ public:
+  __device__ Segment(const Arguments<T, float>& a, char* memory)
+      : a_(a),
+        memory_(memory),
+        shared_(cuda::shared_address(memory)),
+        decays_(reinterpret_cast<Decays*>(memory + L::kDecays)),
+        thread_(static_cast<int>(threadIdx.x)),
+        lane_(thread_ % 32),
+        warp_(__shfl_sync(cuda::kAllLanes, thread_ / 32, 0)),  // the compiler sees it is uniform
+        tiles_((a.value_width + kColumns - 1) / kColumns) {
+    constexpr int kSkipped = kGather ? 1 : 0;  // the segment after which nothing comes
+    place_ =
+        place_of(blockIdx.x, tiles_, a.segments - kSkipped, a.backward ? kSkipped : 0, a.heads);
+    head_ = static_cast<int64_t>(place_.b) * a.heads + place_.h;
+    column_ = place_.tile * kColumns;
+    begin_ = place_.segment * a.segment;
+    end_ = min(a.length, begin_ + a.segment);
+    chunks_ = (end_ - begin_ + kTokens - 1) / kTokens;
+    const unsigned at = dense::lane_offset<kWidth>();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      key_at_[i] = at ^ (i * 32);
+      query_at_[i] = operand_offset<kWidth>() ^ (i * 32);
+      value_at_[i] = operand_offset<kColumns>() ^ (i * 32);
     }
-    dense::TileCopy<T, kTokens, kWidth, kThreads>(key, a.key.row, a.query_columns, thread)(
-        to + L::kKey, begin, segment_end);
-    dense::TileCopy<T, kTokens, kColumns, kThreads>(value, a.value.row, a.value_columns - column,
-                                                    thread)(to + L::kValue, begin, segment_end);
-  };
-  if (chunks > 0) fetch(0);
-  cuda::commit_copies();
-
-  DecayReader reader(a.log_decay == nullptr ? nullptr : a.decay_of(p.b, p.h), a.per_token);
-  const int writer = a.backward ? kWarps - 1 : 0;  // the warp with least to do
-  const float key_scale = a.backward ? a.scale : 1;
-  float later = 0;  // gathering: log₂ of the decay between what was read and the border
-  const auto prepare = [&](int chunk) {
-    if (warp != writer || chunk >= chunks) return;
-    Decays& to = decays[chunk % 2];
-    reader.write(to, a.backward, key_scale, later);
-    if (chunk + 1 < chunks) reader.read(begin_of(chunk + 1), segment_end);
-    if constexpr (kGather) {
-      __syncwarp();
-      later += to.log_total;
-    }
-  };
-  if (warp == writer && chunks > 0) {
-    reader.read(begin_of(0), segment_end);
-    prepare(0);
+#pragma unroll
+    for (int m = 0; m < kStrips; ++m) strip_at_[m] = at ^ ((warp_ * kStrips + m) * 32);
   }
 
-  // The lane's entries of the state: rows row_of(m), + 8, columns 8 n + 2 (lane mod 4), + 1.
-  cuda::Accumulator state[kStrips][kColumns / 8];
-  const auto row_of = [&](int m) { return (warp * kStrips + m) * 16 + lane / 4; };
-  const auto write_state = [&](int chunk) {
-    char* tile = memory + L::kState + chunk % 2 * L::kStateBytes;
+  __device__ void run() {
+    if (chunks_ > 0) fetch(0);
+    cuda::commit_copies();
+    DecayReader reader(a_.log_decay == nullptr ? nullptr : a_.decay_of(place_.b, place_.h),
+                       a_.per_token);
+    if (warp_ == writer() && chunks_ > 0) {
+      reader.read(begin_of(0), end_);
+      prepare(reader, 0);
+    }
+    load_state();
+    if constexpr (!kGather) round_state(0);
+    for (int chunk = 0; chunk < chunks_; ++chunk) {
+      cuda::wait_copies<0>();
+      __syncthreads();
+      if (chunk + 1 < chunks_) fetch(chunk + 1);
+      cuda::commit_copies();
+      prepare(reader, chunk + 1);
+      advance(chunk);
+    }
+    leave();
+  }
+
+ private:
+  // Gathering runs against the order of the pass: what the cache holds at its end is what the next
+  // kernel wants first.
+  __device__ int begin_of(int chunk) const {
+    return begin_ + (a_.backward != kGather ? chunks_ - 1 - chunk : chunk) * kTokens;
+  }
+  __device__ unsigned stage_of(int chunk) const {
+    return chunk % 2 * L::kStage;
+  }
+  __device__ int writer() const {
+    return a_.backward ? kWarps - 1 : 0;
+  }  // has least to do
+
+  __device__ void fetch(int chunk) const {
+    const unsigned to = shared_ + stage_of(chunk);
+    const int begin = begin_of(chunk), columns = a_.value_columns - column_;
+    using Wide = dense::TileCopy<T, kTokens, kWidth, kThreads>;
+    using Narrow = dense::TileCopy<T, kTokens, kColumns, kThreads>;
+    const T* key = a_.key.at(place_.b, place_.h / a_.key_group);
+    const T* value = a_.value.at(place_.b, place_.h / a_.value_group) + column_;
+    if constexpr (!kGather) {
+      const T* query = a_.query.at(place_.b, place_.h / a_.query_group);
+      Wide(query, a_.query.row, a_.query_columns, thread_)(to, begin, end_);
+    }
+    Wide(key, a_.key.row, a_.query_columns, thread_)(to + L::kKey, begin, end_);
+    Narrow(value, a_.value.row, columns, thread_)(to + L::kValue, begin, end_);
+  }
+
+  __device__ void prepare(DecayReader& reader, int chunk) {
+    if (warp_ != writer() || chunk >= chunks_) return;
+    Decays& to = decays_[chunk % 2];
+    reader.write(to, a_.backward, a_.backward ? a_.scale : 1, later_);
+    if (chunk + 1 < chunks_) reader.read(begin_of(chunk + 1), end_);
+    if constexpr (kGather) {
+      __syncwarp();
+      later_ += to.log_all;
+    }
+  }
+
+  // Entry e of a lane's piece n of strip m of the state: where it is in the whole.
+  __device__ int row_of(int m, int e) const {
+    return (warp_ * kStrips + m) * 16 + lane_ / 4 + e / 2 * 8;
+  }
+  __device__ int column_of(int n, int e) const {
+    return column_ + 8 * n + lane_ % 4 * 2 + e % 2;
+  }
+  template <class Fn>
+  __device__ void each_entry(const Fn& fn) {
 #pragma unroll
     for (int m = 0; m < kStrips; ++m) {
 #pragma unroll
       for (int n = 0; n < kColumns / 8; ++n) {
-        char* at = tile + dense::chunk_offset<kColumns>(row_of(m), n) + lane % 4 * 4;
-        *reinterpret_cast<unsigned*>(at) = cuda::pack<T>(state[m][n][0], state[m][n][1]);
-        *reinterpret_cast<unsigned*>(at + 8 * kColumns * 2) =
-            cuda::pack<T>(state[m][n][2], state[m][n][3]);
-      }
-    }
-  };
 #pragma unroll
-  for (int m = 0; m < kStrips; ++m) {
-#pragma unroll
-    for (int n = 0; n < kColumns / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int w = row_of(m) + e / 2 * 8, c = column + 8 * n + lane % 4 * 2 + e % 2;
-        state[m][n][e] = 0;
-        if (!kGather && w < a.width && c < a.value_width) {
-          state[m][n][e] = a.states[p.b * a.state_strides[0] + p.h * a.state_strides[1] +
-                                    p.segment * a.state_strides[2] + w * a.state_strides[3] +
-                                    c * a.state_strides[4]];
+        for (int e = 0; e < 4; ++e) {
+          const int w = row_of(m, e), c = column_of(n, e);
+          fn(state_[m][n][e], w, c, w < a_.width && c < a_.value_width);
         }
       }
     }
   }
-  if constexpr (!kGather) write_state(0);
 
-  const unsigned at = dense::lane_offset<kWidth>(), value_at = dense::lane_offset<kColumns>();
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    cuda::wait_copies<0>();
-    __syncthreads();
-    if (chunk + 1 < chunks) fetch(chunk + 1);
-    cuda::commit_copies();
-    prepare(chunk + 1);
+  __device__ void load_state() {
+    const int64_t* strides = a_.state_strides;
+    const float* from =
+        a_.states + place_.b * strides[0] + place_.h * strides[1] + place_.segment * strides[2];
+    each_entry([&](float& entry, int w, int c, bool there) {
+      entry = !kGather && there ? from[w * strides[3] + c * strides[4]] : 0.f;
+    });
+  }
 
-    const int begin = begin_of(chunk);
-    const unsigned tile = shared + chunk % 2 * L::kStage;
-    const unsigned keys = tile + L::kKey + at, values = tile + L::kValue + value_at;
-    const Decays& d = decays[chunk % 2];
-    const int row = warp * 16 + lane / 4;
-    cuda::Accumulator out[kColumns / 8];
-    unsigned q[kGather ? 1 : kSteps][4];
-    float own[2] = {};
-    if constexpr (!kGather) {
-      dense::clear(out);
-      const unsigned rounded = shared + L::kState + chunk % 2 * L::kStateBytes + value_at;
+  // The state in halves to where the products with a chunk's queries read it.
+  __device__ void round_state(int chunk) const {
+    char* tile = memory_ + L::kState + chunk % 2 * L::kStateBytes;
 #pragma unroll
-      for (int kk = 0; kk < kSteps; ++kk) {
-        dense::load_left(q[kk], (tile + warp * kRowStep + at) ^ (kk * 32));
+    for (int m = 0; m < kStrips; ++m) {
 #pragma unroll
-        for (int e = 0; e < kColumns / 16; ++e) {
-          unsigned r[4];
-          cuda::load_transposed(r, (rounded + kk * kColumnStep) ^ (e * 32));
-          cuda::mma<T>(out[2 * e], q[kk], r[0], r[2]);
-          cuda::mma<T>(out[2 * e + 1], q[kk], r[1], r[3]);
-        }
-      }
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        own[r] = d.sums[row + 8 * r];
-        const float factor =
-            a.backward ? cuda::exp2_fast(d.log_total - own[r]) : a.scale * cuda::exp2_fast(own[r]);
-#pragma unroll
-        for (int n = 0; n < kColumns / 8; ++n) {
-          out[n][2 * r] *= factor;
-          out[n][2 * r + 1] *= factor;
-        }
-      }
-#pragma unroll
-      for (int m = 0; m < kStrips; ++m) {
-#pragma unroll
-        for (int n = 0; n < kColumns / 8; ++n) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) state[m][n][e] *= d.total;
-        }
+      for (int n = 0; n < kColumns / 8; ++n) {
+        const cuda::Accumulator& s = state_[m][n];
+        char* at = tile + dense::chunk_offset<kColumns>(row_of(m, 0), n) + lane_ % 4 * 4;
+        *reinterpret_cast<unsigned*>(at) = cuda::pack<T>(s[0], s[1]);
+        *reinterpret_cast<unsigned*>(at + 8 * kColumns * 2) = cuda::pack<T>(s[2], s[3]);
       }
     }
+  }
 
+  __device__ void advance(int chunk) {
+    const Decays& d = decays_[chunk % 2];
+    const unsigned tile = shared_ + stage_of(chunk);
+    const int begin = begin_of(chunk);
+    Rows out;
+    unsigned q[kGather ? 1 : kSteps][4];
+    float own[2] = {};
+    if constexpr (kTraced) trace_state(begin / kTokens, d.of_all);
+    if constexpr (!kGather) {
+      own[0] = d.exponent[warp_ * 16 + lane_ / 4];
+      own[1] = d.exponent[warp_ * 16 + lane_ / 4 + 8];
+      cross(out, q, chunk, own, d.log_all);
+      if constexpr (kTraced) {
+        if (a_.backward) trace_rows(1, begin, out);
+      }
+      each_entry([&](float& entry, int, int, bool) { entry *= d.of_all; });
+    }
 #pragma unroll
     for (int j = 0; j < kTokens / 16; ++j) {
-      unsigned w[4];
-      const bool seen = !kGather && (a.backward ? j >= warp : j <= warp);
+      const bool seen = !kGather && (a_.backward ? j >= warp_ : j <= warp_);
       if (seen) {
-        cuda::Accumulator s[2];
-        dense::clear(s);
-#pragma unroll
-        for (int kk = 0; kk < kSteps; ++kk) {
-          unsigned r[4];
-          cuda::load_matrices(r, (keys + j * kRowStep) ^ (kk * 32));
-          cuda::mma<T>(s[0], q[kGather ? 0 : kk], r[0], r[1]);
-          cuda::mma<T>(s[1], q[kGather ? 0 : kk], r[2], r[3]);
-        }
-        weigh<T>(w, s, d.sums, row, j * 16 + lane % 4 * 2, own, a.scale, a.backward, j == warp);
+        meet<true>(j, tile, d, own, q, out);
+      } else {
+        meet<false>(j, tile, d, own, q, out);
       }
-      unsigned left[kStrips][4];
-      const float2 low = *reinterpret_cast<const float2*>(d.of_key + j * 16 + lane % 4 * 2);
-      const float2 high = *reinterpret_cast<const float2*>(d.of_key + j * 16 + lane % 4 * 2 + 8);
+    }
+    if constexpr (!kGather) {
+      round_state(chunk + 1);
+      if constexpr (kTraced) trace_rows(0, begin, out);
+      store(chunk, out);
+    }
+  }
+
+  // out = a_i Sᵀ q_i
+  __device__ void cross(Rows& out, unsigned (&q)[kGather ? 1 : kSteps][4], int chunk,
+                        const float (&own)[2], float log_all) const {
+    dense::clear(out);
+    const unsigned queries = shared_ + stage_of(chunk) + warp_ * kRowStep;
+    const unsigned rounded = shared_ + L::kState + chunk % 2 * L::kStateBytes;
 #pragma unroll
-      for (int m = 0; m < kStrips; ++m) {
-        cuda::load_transposed(left[m], (keys + j * kRowStep) ^ ((warp * kStrips + m) * 32));
-        left[m][0] = scaled<T>(left[m][0], low.x, low.y);
-        left[m][1] = scaled<T>(left[m][1], low.x, low.y);
-        left[m][2] = scaled<T>(left[m][2], high.x, high.y);
-        left[m][3] = scaled<T>(left[m][3], high.x, high.y);
-      }
+    for (int kk = 0; kk < kSteps; ++kk) {
+      cuda::load_matrices(q[kk], queries + query_at_[kk % 4] + kk / 4 * 128);
 #pragma unroll
       for (int e = 0; e < kColumns / 16; ++e) {
         unsigned r[4];
-        cuda::load_transposed(r, (values + j * kColumnStep) ^ (e * 32));
-        if (seen) {
-          cuda::mma<T>(out[2 * e], w, r[0], r[2]);
-          cuda::mma<T>(out[2 * e + 1], w, r[1], r[3]);
-        }
-#pragma unroll
-        for (int m = 0; m < kStrips; ++m) {
-          cuda::mma<T>(state[m][2 * e], left[m], r[0], r[2]);
-          cuda::mma<T>(state[m][2 * e + 1], left[m], r[1], r[3]);
-        }
+        cuda::load_transposed(r, rounded + kk * kColumnStep + value_at_[e]);
+        cuda::mma<T>(out[2 * e], q[kk], r[0], r[1]);
+        cuda::mma<T>(out[2 * e + 1], q[kk], r[2], r[3]);
       }
     }
-
-    if constexpr (!kGather) {
-      write_state(chunk + 1);
-      if (a.dots != nullptr) {
-        const int64_t rows = static_cast<int64_t>(a.batch) * a.heads * a.length;
-        store_dots(out, a.partner.at(p.b, p.h / a.partner_group) + column, a.partner.row,
-                   a.value_columns - column, begin + row, segment_end,
-                   a.dots + p.tile * rows + head * a.length);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float factor =
+          a_.backward ? cuda::exp2_fast(own[r] + log_all) : a_.scale * cuda::exp2_fast(own[r]);
+#pragma unroll
+      for (int n = 0; n < kColumns / 8; ++n) {
+        out[n][2 * r] *= factor;
+        out[n][2 * r + 1] *= factor;
       }
-      // Only this warp reads these rows of queries, and it has them.
-      dense::store_rows<T, kColumns>(out, 1, 1, memory + chunk % 2 * L::kStage + warp * kRowStep,
-                                     a.out.at(p.b, p.h) + column, a.out.row, begin + warp * 16,
-                                     segment_end, a.value_columns - column);
     }
   }
 
-  if (a.left == nullptr || (!kGather && p.segment != a.last_segment())) return;
-  const int64_t slot = kGather ? head * a.segments + p.segment : head;
+  // 16 keys and values: into the state and, where they are seen, into the warp's results.
+  template <bool kSeen>
+  __device__ void meet(int j, unsigned tile, const Decays& d, const float (&own)[2],
+                       const unsigned (&q)[kGather ? 1 : kSteps][4], Rows& out) {
+    const unsigned keys = tile + L::kKey + j * kRowStep;
+    const unsigned values = tile + L::kValue + j * kColumnStep;
+    unsigned v[kColumns / 16][4], left[kStrips][4], w[4];
 #pragma unroll
-  for (int m = 0; m < kStrips; ++m) {
+    for (int e = 0; e < kColumns / 16; ++e) cuda::load_transposed(v[e], values + value_at_[e]);
 #pragma unroll
-    for (int n = 0; n < kColumns / 8; ++n) {
+    for (int m = 0; m < kStrips; ++m) cuda::load_transposed(left[m], keys + strip_at_[m]);
+    cuda::Accumulator s[2];
+    if constexpr (kSeen) {
+      dense::clear(s);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int w = row_of(m) + e / 2 * 8, c = column + 8 * n + lane % 4 * 2 + e % 2;
-        if (w < a.width && c < a.value_width) {
-          a.left[(slot * a.width + w) * a.value_width + c] = state[m][n][e];
-        }
+      for (int kk = 0; kk < kSteps; ++kk) {
+        unsigned r[4];
+        cuda::load_matrices(r, keys + key_at_[kk % 4] + kk / 4 * 128);
+        cuda::mma<T>(s[0], q[kk], r[0], r[1]);
+        cuda::mma<T>(s[1], q[kk], r[2], r[3]);
+      }
+    }
+    const float* factors = d.of_key + j * 16 + lane_ % 4 * 2;
+    const float2 low = *reinterpret_cast<const float2*>(factors);
+    const float2 high = *reinterpret_cast<const float2*>(factors + 8);
+#pragma unroll
+    for (int m = 0; m < kStrips; ++m) {
+      left[m][0] = scaled<T>(left[m][0], low.x, low.y);
+      left[m][1] = scaled<T>(left[m][1], low.x, low.y);
+      left[m][2] = scaled<T>(left[m][2], high.x, high.y);
+      left[m][3] = scaled<T>(left[m][3], high.x, high.y);
+#pragma unroll
+      for (int e = 0; e < kColumns / 16; ++e) {
+        cuda::mma<T>(state_[m][2 * e], left[m], v[e][0], v[e][1]);
+        cuda::mma<T>(state_[m][2 * e + 1], left[m], v[e][2], v[e][3]);
+      }
+    }
+    if constexpr (kSeen) {
+      weigh<T>(w, s, own, d.exponent + j * 16, a_.scale, j == warp_, a_.backward);
+#pragma unroll
+      for (int e = 0; e < kColumns / 16; ++e) {
+        cuda::mma<T>(out[2 * e], w, v[e][0], v[e][1]);
+        cuda::mma<T>(out[2 * e + 1], w, v[e][2], v[e][3]);
       }
     }
   }
-  if (kGather && p.tile == 0 && warp == writer && lane == 0) {
-    a.decays[slot] = cuda::exp2_fast(later);
+
+  __device__ void store(int chunk, Rows& out) const {
+    const int begin = begin_of(chunk) + warp_ * 16, columns = a_.value_columns - column_;
+    if (!kTraced && a_.wide.data != nullptr) {
+      store_wide(out, a_.wide.at(place_.b, place_.h) + column_, a_.wide.row, columns,
+                 begin + lane_ / 4, end_);
+      return;
+    }
+    // Only this warp reads these rows of queries, and it has them.
+    dense::store_rows<T, kColumns>(out, 1, 1, memory_ + stage_of(chunk) + warp_ * kRowStep,
+                                   a_.out.at(place_.b, place_.h) + column_, a_.out.row, begin, end_,
+                                   columns);
   }
+
+  __device__ void trace_rows(int which, int begin, const Rows& out) const {
+    const int64_t rows = static_cast<int64_t>(a_.batch) * a_.heads * a_.length;
+    store_dots(out, a_.partner.at(place_.b, place_.h / a_.partner_group) + column_, a_.partner.row,
+               a_.value_columns - column_, begin + warp_ * 16 + lane_ / 4, end_,
+               a_.dots + (which * tiles_ + place_.tile) * rows + head_ * a_.length);
+  }
+
+  // The state before a chunk is kept, or meets that of the other direction.
+  __device__ void trace_state(int chunk, float of_all) const {
+    const int64_t slot = (head_ * a_.chunks + chunk) * tiles_ + place_.tile;
+    unsigned* kept = reinterpret_cast<unsigned*>(a_.chunk_states + slot * kWidth * kColumns);
+    if (!a_.backward) {
+      keep_states<T>(kept, state_, thread_);
+      return;
+    }
+    const float met = meet_states<T>(state_, kept, thread_);
+    const int64_t heads = static_cast<int64_t>(a_.batch) * a_.heads;
+    const int64_t part = (place_.tile * kWarps + warp_) * heads + head_;
+    if (lane_ == 0) a_.borders[part * a_.chunks + chunk] = of_all * met;
+  }
+
+  __device__ void leave() {
+    if (a_.left == nullptr || (!kGather && place_.segment != a_.last_segment())) return;
+    const int64_t slot = kGather ? head_ * a_.segments + place_.segment : head_;
+    float* to = a_.left + slot * a_.width * a_.value_width;
+    each_entry([&](float entry, int w, int c, bool there) {
+      if (there) to[w * a_.value_width + c] = entry;
+    });
+    if (kGather && place_.tile == 0 && warp_ == writer() && lane_ == 0) {
+      a_.decays[slot] = cuda::exp2_fast(later_);
+    }
+  }
+
+  const Arguments<T, float>& a_;
+  char* memory_;
+  unsigned shared_;
+  Decays* decays_;  // of this chunk and the next
+  int thread_, lane_, warp_, tiles_;
+  Place place_;
+  int64_t head_;
+  int column_, begin_, end_, chunks_;
+  unsigned key_at_[4], query_at_[4], value_at_[4], strip_at_[kStrips];  // of the lane, in tiles
+  float later_ = 0;  // gathering: log₂ of the decay between what is read next and the border
+  cuda::Accumulator state_[kStrips][kColumns / 8];
+};
+
+template <class T, int kWidth, Mode kMode>
+__global__ void __launch_bounds__(kThreads, kBlocks<kWidth, kMode>)
+    pass_kernel(const __grid_constant__ Arguments<T, float> a) {
+  extern __shared__ __align__(1024) char memory[];
+  Segment<T, kWidth, kMode>(a, memory).run();
 }
 
-template <class T, int kWidth, bool kGather>
+template <class T, int kWidth, Mode kMode>
 void run(const Arguments<T, float>& a, Device device) {
+  constexpr bool kGather = kMode == Mode::gather;
   const int64_t segments = a.segments - (kGather ? 1 : 0);
-  cuda::launch(
-      "linear_attention", device, pass_kernel<T, kWidth, kGather>,
-      dense::grid_of(int64_t{a.batch} * a.heads * segments * column_tiles_halves(a.value_width)),
-      kThreads, Layout<kWidth, kGather>::kBytes, a);
+  cuda::launch("linear_attention", device, pass_kernel<T, kWidth, kMode>,
+               dense::grid_of(int64_t{a.batch} * a.heads * segments *
+                              parts_of_halves(a.width, a.value_width).tiles),
+               kThreads, Layout<kWidth, kGather>::kBytes, a);
 }
 
-template <bool kGather, class T>
+template <Mode kMode, class T>
 void run(const Arguments<T, float>& a, Device device) {
   if (a.width <= 64) {
-    run<T, 64, kGather>(a, device);
+    run<T, 64, kMode>(a, device);
   } else {
-    run<T, 128, kGather>(a, device);
+    run<T, 128, kMode>(a, device);
   }
 }
 
@@ -396,19 +576,25 @@ void visit_halves(DType dtype, const Fn& fn) {
 
 }  // namespace
 
-int column_tiles_halves(int64_t value_width) {
-  return static_cast<int>((value_width + kColumns - 1) / kColumns);
+Parts parts_of_halves(int64_t width, int64_t value_width) {
+  const int64_t tiles = (value_width + kColumns - 1) / kColumns;
+  return {tiles, tiles * kWarps, tiles * (width <= 64 ? 64 : 128) * kColumns};
 }
 
 void gather_halves(const Pass& p, const Tensor& states, const Tensor& decays) {
   visit_halves(p.key.dtype(), [&]<class T>() {
-    run<true>(arguments_of<T, float>(p, states, decays), p.key.device());
+    run<Mode::gather>(gathering_arguments<T, float>(p, states, decays), p.key.device());
   });
 }
 
-void sums_halves(const Pass& p, const Tensor& states, const Tensor& partner, const Outputs& to) {
+void sums_halves(const Pass& p, const Tensor& states, const Outputs& to) {
   visit_halves(p.key.dtype(), [&]<class T>() {
-    run<false>(arguments_of<T, float>(p, states, partner, to), p.key.device());
+    const auto a = arguments_of<T, float>(p, states, to);
+    if (to.partner.defined()) {
+      run<Mode::traced>(a, p.key.device());
+    } else {
+      run<Mode::sums>(a, p.key.device());
+    }
   });
 }
 

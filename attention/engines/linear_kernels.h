@@ -18,14 +18,19 @@ struct Arguments {
   int query_group, key_group, value_group, partner_group;  // query heads that share a head
   int query_columns, value_columns;                        // widths in memory
   dense::Heads<T> out;
-  const A* log_decay;  // null: none
+  dense::Heads<A> wide;  // in place of out, where set
+  const A* log_decay;    // null: none
   bool per_token;
   const A* states;  // (B, H, segments, W, E)
   int64_t state_strides[5];
   A* left;  // gathering: (B, H, segments, W, E), else null or (B, H, W, E): after the last segment
   A* decays;  // gathering: (B, H, segments)
-  A* dots;    // null or (column tiles, B, H, N)
-  int batch, heads, length, segment, segments, width, value_width;
+  // With a partner, for the gradient of decays (see Trace); parts are column tiles, or warps of
+  // them.
+  A* dots;          // (2, column tiles, B, H, N)
+  T* chunk_states;  // written forward, read backward
+  A* borders;       // (parts, B, H, chunks)
+  int batch, heads, length, segment, segments, chunks, width, value_width;
   A scale;
   bool backward;
 
@@ -51,71 +56,83 @@ TESSERA_HD inline Place place_of(int64_t block, int tiles, int segments, int fir
 }
 
 template <class T, class A>
-Arguments<T, A> arguments_of(const Pass& p) {
+Arguments<T, A> arguments_of(const Pass& p, const Tensor& states) {
   Arguments<T, A> a{};
   const auto group = [&](const Tensor& x) { return static_cast<int>(p.heads / x.size(1)); };
+  const auto narrow = [](int64_t n) { return static_cast<int>(n); };
   a.key = dense::Heads<const T>(p.key);
   a.value = dense::Heads<const T>(p.value);
   a.key_group = group(p.key);
   a.value_group = group(p.value);
-  if (p.query.defined()) {
-    a.query = dense::Heads<const T>(p.query);
-    a.query_group = group(p.query);
-  }
-  a.query_columns = static_cast<int>(p.key.size(3));
-  a.value_columns = static_cast<int>(p.value.size(3));
+  a.query_columns = narrow(p.key.size(3));
+  a.value_columns = narrow(p.value.size(3));
   if (p.log_decay.defined()) {
     a.log_decay = cuda::data<A>(p.log_decay);
     a.per_token = p.log_decay.rank() == 3;
   }
-  a.batch = static_cast<int>(p.batch());
-  a.heads = static_cast<int>(p.heads);
-  a.length = static_cast<int>(p.length());
-  a.segment = static_cast<int>(p.segment);
-  a.segments = static_cast<int>(p.segments());
+  a.batch = narrow(p.batch());
+  a.heads = narrow(p.heads);
+  a.length = narrow(p.length());
+  a.segment = narrow(p.segment);
+  a.segments = narrow(p.segments());
+  a.chunks = narrow(p.chunks());
+  a.width = narrow(states.size(3));
+  a.value_width = narrow(states.size(4));
   a.scale = static_cast<A>(p.scale);
   a.backward = p.backward;
   return a;
 }
 
-// `out` has the values' width in memory; `state` and `dots` may be undefined. The widths of the
-// states are the real ones, those of the tensors may be padded.
+// What a pass writes beside a partner's trace; `state` may be undefined. The widths of the states
+// are the real ones, those of the tensors may be padded.
 struct Outputs {
-  Tensor out, state, dots;
+  Tensor out, state;
+  Tensor partner;  // read
+  Trace trace;
 };
+
 template <class T, class A>
-Arguments<T, A> arguments_of(const Pass& p, const Tensor& states, const Tensor& partner,
-                             const Outputs& to) {
-  Arguments<T, A> a = arguments_of<T, A>(p);
-  a.width = static_cast<int>(states.size(3));
-  a.value_width = static_cast<int>(states.size(4));
-  a.out = dense::Heads<T>(to.out);
+Arguments<T, A> arguments_of(const Pass& p, const Tensor& states, const Outputs& to) {
+  Arguments<T, A> a = arguments_of<T, A>(p, states);
+  a.query = dense::Heads<const T>(p.query);
+  a.query_group = static_cast<int>(p.heads / p.query.size(1));
+  if (to.out.dtype() == dtype_of<T>()) {
+    a.out = dense::Heads<T>(to.out);
+  } else {
+    a.wide = dense::Heads<A>(to.out);
+  }
   a.states = cuda::data<A>(states);
   for (int d = 0; d < 5; ++d) a.state_strides[d] = states.stride(d);
   if (to.state.defined()) a.left = cuda::data<A>(to.state);
-  if (partner.defined()) {
-    a.partner = dense::Heads<const T>(partner);
-    a.partner_group = static_cast<int>(p.heads / partner.size(1));
-    a.dots = cuda::data<A>(to.dots);
+  if (to.partner.defined()) {
+    a.partner = dense::Heads<const T>(to.partner);
+    a.partner_group = static_cast<int>(p.heads / to.partner.size(1));
+    a.dots = cuda::data<A>(to.trace.dots);
+    a.chunk_states = cuda::data<T>(to.trace.chunk_states);
+    if (p.backward) a.borders = cuda::data<A>(to.trace.borders);
   }
   return a;
 }
 // Of a pass that only gathers, into dense `states` and `decays` (B, H, segments).
 template <class T, class A>
-Arguments<T, A> arguments_of(const Pass& p, const Tensor& states, const Tensor& decays) {
-  Arguments<T, A> a = arguments_of<T, A>(p);
-  a.width = static_cast<int>(states.size(3));
-  a.value_width = static_cast<int>(states.size(4));
+Arguments<T, A> gathering_arguments(const Pass& p, const Tensor& states, const Tensor& decays) {
+  Arguments<T, A> a = arguments_of<T, A>(p, states);
   a.left = cuda::data<A>(states);
   a.decays = cuda::data<A>(decays);
   return a;
 }
 
+// How the kernels cut a result of these widths.
+struct Parts {
+  int64_t tiles;          // of columns of the values
+  int64_t borders;        // parts of a border
+  int64_t state_entries;  // of a chunk's state, over all tiles
+};
+Parts parts_of_exact(int64_t width, int64_t value_width);
+Parts parts_of_halves(int64_t width, int64_t value_width);
 void gather_exact(const Pass& p, const Tensor& states, const Tensor& decays);
 void gather_halves(const Pass& p, const Tensor& states, const Tensor& decays);
-void sums_exact(const Pass& p, const Tensor& states, const Tensor& partner, const Outputs& to);
-void sums_halves(const Pass& p, const Tensor& states, const Tensor& partner, const Outputs& to);
-int column_tiles_exact(int64_t value_width);
-int column_tiles_halves(int64_t value_width);
+void sums_exact(const Pass& p, const Tensor& states, const Outputs& to);
+void sums_halves(const Pass& p, const Tensor& states, const Outputs& to);
 
 }  // namespace tessera::linear_engine

@@ -160,20 +160,38 @@ class Segment {
     each_chunk([&](int64_t i, int64_t n) { advance(i, n); });
   }
 
-  void run(Matrix<T> q, Matrix<T> out, Matrix<T> partner, T* dots) {
+  // Where a segment puts its trace; all null without a partner.
+  struct Probe {
+    Matrix<T> partner;
+    T* dots = nullptr;
+    T* across = nullptr;
+    T* states = nullptr;  // of the head's first chunk
+    T* borders = nullptr;
+  };
+
+  void run(Matrix<T> q, Matrix<T> out, const Probe& probe) {
     std::vector<T> room(static_cast<size_t>(p_.chunk * p_.chunk));
+    std::vector<T> own(static_cast<size_t>(p_.chunk));  // weights of tokens for themselves
     const Matrix<T> scores{room.data(), p_.chunk};
-    const double inter = p_.backward ? 1 : p_.scale;
+    const T inter = p_.backward ? T{1} : static_cast<T>(p_.scale);
     each_chunk([&](int64_t at, int64_t n) {
       const Matrix<T> o = out.from(at);
-      scale_rows(q.from(at), n,
-                 [&](int64_t i) { return decays_.of_query(i) * static_cast<T>(inter); });
+      if (probe.dots != nullptr) trace_state(probe, at / p_.chunk);
+      scale_rows(q.from(at), n, [&](int64_t i) { return decays_.of_query(i) * inter; });
       product<T>(n, value_width_, width_, 1, scaled(), state_matrix(), 0, o);
+      trace_rows(probe, probe.across, o, at, n);
       product<T>(n, n, width_, p_.scale, q.from(at), k_.from(at).t(), 0, scores);
       for (int64_t i = 0; i < n; ++i) decays_.weigh(scores.row(i), i);
+      if (probe.dots != nullptr) {
+        for (int64_t i = 0; i < n; ++i)
+          own[static_cast<size_t>(i)] = std::exchange(scores.row(i)[i], T{0});
+      }
       product<T>(n, value_width_, n, 1, scores, v_.from(at), 1, o);
-      for (int64_t i = 0; dots != nullptr && i < n; ++i) {
-        dots[at + i] = dot(o.row(i), partner.row(at + i), value_width_);
+      trace_rows(probe, probe.dots, o, at, n);
+      if (probe.dots != nullptr) {
+        for (int64_t i = 0; i < n; ++i) {
+          add_row(o.row(i), v_.row(at + i), own[static_cast<size_t>(i)]);
+        }
       }
       advance(at, n);
     });
@@ -182,6 +200,27 @@ class Segment {
  private:
   Matrix<T> scaled() { return {scaled_.data(), std::max<int64_t>(1, width_)}; }
   Matrix<T> state_matrix() { return {state_.data(), std::max<int64_t>(1, value_width_)}; }
+
+  void add_row(T* to, const T* from, T weight) const {
+#pragma omp simd
+    for (int64_t d = 0; d < value_width_; ++d) to[d] += weight * from[d];
+  }
+
+  void trace_rows(const Probe& probe, T* dots, Matrix<T> o, int64_t at, int64_t n) const {
+    for (int64_t i = 0; dots != nullptr && i < n; ++i) {
+      dots[at + i] = dot(o.row(i), probe.partner.row(at + i), value_width_);
+    }
+  }
+
+  void trace_state(const Probe& probe, int64_t chunk) {
+    const int64_t size = width_ * value_width_;
+    T* states = probe.states + chunk * size;
+    if (p_.backward) {
+      probe.borders[chunk] = decays_.total() * dot(states, state_.data(), size);
+    } else {
+      std::copy_n(state_.data(), size, states);
+    }
+  }
 
   template <class Fn>
   void each_chunk(const Fn& fn) {
@@ -266,11 +305,21 @@ void fill_states(const Pass& p, const Tensor& first, const Tensor& states) {
 }
 
 template <class T>
+typename Segment<T>::Probe probe_of(const Pass& p, const Tensor& partner, const Trace& trace,
+                                    int64_t b, int64_t h) {
+  if (!partner.defined()) return {};
+  const int64_t head = b * p.heads + h, rows = p.batch() * p.heads * p.length();
+  T* dots = trace.dots.data<T>() + head * p.length();
+  return {head_of<T>(partner, b, h, p.heads), dots, dots + rows,
+          trace.chunk_states.data<T>() + head * p.chunks() * p.width() * p.value_width(),
+          p.backward ? trace.borders.data<T>() + head * p.chunks() : nullptr};
+}
+
+template <class T>
 void fill_sums(const Pass& p, const Tensor& states, const Tensor& partner, const Sums& r) {
   const int64_t count = p.segments(), size = p.width() * p.value_width();
   parallel_for(p.batch() * p.heads * count, 2 * work_of(p), [&](int64_t t) {
     const int64_t b = t / count / p.heads, h = t / count % p.heads, s = t % count;
-    const int64_t head = b * p.heads + h;
     Segment<T> segment(p, b, h, s);
     const Tensor own = views::select(views::select(views::select(states, 0, b), 0, h), 0, s);
     const Strides& strides = own.strides();
@@ -279,28 +328,28 @@ void fill_sums(const Pass& p, const Tensor& states, const Tensor& partner, const
       segment.state()[i] = own.data<T>()[row * strides[0] + column * strides[1]];
     }
     segment.run(head_of<T>(p.query, b, h, p.heads), head_of<T>(r.output, b, h, p.heads),
-                partner.defined() ? head_of<T>(partner, b, h, p.heads) : Matrix<T>{},
-                partner.defined() ? r.dots.data<T>() + head * p.length() : nullptr);
+                probe_of<T>(p, partner, r.trace, b, h));
     if (r.state.defined() && s == p.last_segment()) {
-      std::copy_n(segment.state(), size, r.state.data<T>() + head * size);
+      std::copy_n(segment.state(), size, r.state.data<T>() + (b * p.heads + h) * size);
     }
   });
 }
 
 template <class T>
-void fill_decay_gradient(const DecayGradient& d, const Tensor& result) {
-  const int64_t count = d.left.size(2), size = d.left.size(3) * d.left.size(4);
-  const int64_t n = result.size(2);
-  parallel_for(result.size(0) * result.size(1) * count, result.numel(), [&](int64_t t) {
-    const int64_t head = t / count, s = t % count;
-    const T* state =
-        s + 1 < count ? d.entering.data<T>() + (t + 1) * size : d.state.data<T>() + head * size;
-    double sum = static_cast<double>(dot(state, d.left.data<T>() + t * size, size));
-    for (int64_t i = std::min(n, (s + 1) * d.segment) - 1; i >= s * d.segment; --i) {
-      const int64_t at = head * n + i;
-      sum += static_cast<double>(d.query_dots.data<T>()[at]) -
-             static_cast<double>(d.key_dots.data<T>()[at]);
-      result.data<T>()[at] = static_cast<T>(sum);
+void fill_decay_gradient(const Pass& p, const Trace& of_query, const Trace& of_key,
+                         const Tensor& result) {
+  const int64_t count = p.chunks(), n = p.length(), rows = result.numel();
+  parallel_for(p.batch() * p.heads * count, rows, [&](int64_t t) {
+    const int64_t head = t / count, begin = t % count * p.chunk;
+    const int64_t end = std::min(n, begin + p.chunk);
+    const T* query = of_query.dots.data<T>() + head * n;
+    const T* key = of_key.dots.data<T>() + head * n;
+    const T* across = key + rows;
+    double sum = static_cast<double>(of_key.borders.data<T>()[t]);
+    for (int64_t i = begin; i < end; ++i) sum += static_cast<double>(across[i]);
+    for (int64_t i = end - 1; i >= begin; --i) {
+      sum += static_cast<double>(query[i]) - static_cast<double>(key[i]);
+      result.data<T>()[head * n + i] = static_cast<T>(sum);
     }
   });
 }
@@ -338,32 +387,44 @@ Tensor states(const Pass& pass, const Tensor& first) {
   return r;
 }
 
-Sums sums(const Pass& pass, const Tensor& states, const Tensor& partner, bool wants_state) {
+Sums sums(const Pass& pass, const Tensor& states, bool wants_state, const Tensor& partner,
+          const Tensor& chunk_states) {
   if constexpr (kCuda) {
-    if (states.device().is_cuda()) return sums_cuda(pass, states, partner, wants_state);
+    if (states.device().is_cuda()) {
+      return sums_cuda(pass, states, wants_state, partner, chunk_states);
+    }
   }
   const Pass p = with_dense_rows(pass);
   const Options options{p.key.dtype(), p.key.device()};
+  const int64_t batch = p.batch(), width = p.width(), value_width = p.value_width();
   Sums r;
-  r.output = engine::empty_heads({p.batch(), p.heads, p.length(), p.value_width()}, p.key.dtype(),
-                                 p.key.device());
-  if (wants_state) r.state = empty({p.batch(), p.heads, p.width(), p.value_width()}, options);
-  if (partner.defined()) r.dots = empty({p.batch(), p.heads, p.length()}, options);
+  r.output =
+      engine::empty_heads({batch, p.heads, p.length(), value_width}, options.dtype, options.device);
+  if (wants_state) r.state = empty({batch, p.heads, width, value_width}, options);
+  if (partner.defined()) {
+    r.trace.dots = empty({2, 1, batch, p.heads, p.length()}, options);
+    r.trace.chunk_states = p.backward
+                               ? chunk_states
+                               : empty({batch, p.heads, p.chunks(), width, value_width}, options);
+    if (p.backward) r.trace.borders = empty({1, batch, p.heads, p.chunks()}, options);
+  }
   const Tensor other = partner.defined() ? engine::with_dense_rows(partner) : partner;
   visit_floating("linear_attention", p.key.dtype(),
                  [&]<class T>() { fill_sums<T>(p, states, other, r); });
   return r;
 }
 
-Tensor decay_gradient(const DecayGradient& d) {
-  const Tensor r = empty(d.query_dots.shape(), {d.left.dtype(), d.left.device()});
+Tensor decay_gradient(const Pass& pass, const Trace& of_query, const Trace& of_key) {
+  const Tensor r = empty({pass.batch(), pass.heads, pass.length()},
+                         {of_query.dots.dtype(), of_query.dots.device()});
   if constexpr (kCuda) {
     if (r.device().is_cuda()) {
-      decay_gradient_cuda(d, r);
+      decay_gradient_cuda(pass, of_query, of_key, r);
       return r;
     }
   }
-  visit_floating("linear_attention", r.dtype(), [&]<class T>() { fill_decay_gradient<T>(d, r); });
+  visit_floating("linear_attention", r.dtype(),
+                 [&]<class T>() { fill_decay_gradient<T>(pass, of_query, of_key, r); });
   return r;
 }
 
