@@ -29,8 +29,8 @@ struct LinearResult {
 // any strides; feature maps are the caller's. log_decay g ≤ 0 and finite: undefined (none,
 // Lightning), (H) (fixed, TransNormer and retention) or (B, H, N) (per token). initial_state S_0
 // (B, H, D, Dv): undefined is 0. Both may be f32 beside halves. Only sums of g that are not
-// positive are exponentiated, so any decay is safe. All inputs are differentiable, once by kernels,
-// twice through the reference.
+// positive are exponentiated, so any decay is safe; states in f16 products must stay below 65504.
+// All inputs are differentiable, once by kernels, twice through the reference.
 //
 // normalise: o_t is divided by scale (Σ_{s ≤ t} exp(G_t − G_s) (q_t·k_s) + exp(G_t) z_0·q_t) +
 // epsilon; features must make that positive. The running sum z is the state's last column: it is
