@@ -60,8 +60,15 @@ TensorList inputs_of(const Case& c) {
       in[static_cast<size_t>(i)] = views::transpose(views::select(all, 2, i), 1, 2);
     }
   }
-  const Shape decays = c.decay == Decay::fixed ? Shape{c.heads} : Shape{c.batch, c.heads, c.length};
-  in.push_back(c.decay == Decay::none ? Tensor() : random(decays, 4, c.strongest, 0));
+  // Decays per head are of one order, so that no head's gradient, and its error, outweighs the
+  // others.
+  if (c.decay == Decay::none) {
+    in.push_back({});
+  } else if (c.decay == Decay::fixed) {
+    in.push_back(random({c.heads}, 4, c.strongest, c.strongest / 3));
+  } else {
+    in.push_back(random({c.batch, c.heads, c.length}, 4, c.strongest, 0));
+  }
   const int64_t columns = c.value_width + (c.options.normalise ? 1 : 0);
   in.push_back(c.state ? random({c.batch, c.heads, c.width, columns}, 5, low, 1) : Tensor());
   return in;
