@@ -93,52 +93,68 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// One block per query row: out = Σ exp(lse_p − lse) part_p. Warps take every eighth piece, lanes
-// the columns.
-template <class C, class T>
+// One block per query row: out = Σ exp(lse_p − lse) part_p. Neighbouring `lanes` threads have a
+// part's columns, V each; groups of them take turns over the parts.
+template <class C, class T, int V>
 __global__ void __launch_bounds__(kThreads)
-    combine_kernel(Sizes s, const C* parts, const C* part_lse, Rows<T> output, C* logsumexp) {
+    combine_kernel(Sizes s, int lanes, const C* parts, const C* part_lse, Rows<T> output,
+                   C* logsumexp) {
   __shared__ C scratch[cuda::kWarp];
-  __shared__ C sums[kWarps][cuda::kWarp];
+  __shared__ C weights[kLongest];
+  __shared__ cuda::Vector<C, V> sums[kThreads];
   const int r = static_cast<int>(blockIdx.x % s.rows);
   const int64_t group = blockIdx.x / s.rows;
   const int head = static_cast<int>(group % s.key_heads), b = static_cast<int>(group / s.key_heads);
   const int pieces = max(1, piece_count(s.slots(b)));
   const int64_t first = group * s.pieces * s.rows + r;
-  const int lane = static_cast<int>(threadIdx.x % cuda::kWarp);
-  const int warp = static_cast<int>(threadIdx.x / cuda::kWarp);
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int groups = static_cast<int>(kThreads) / lanes, turn = thread / lanes;
   const int h = head * s.group + r / s.queries, i = r % s.queries;
   C top = -INFINITY;
-  for (int p = static_cast<int>(threadIdx.x); p < pieces; p += kThreads) {
+  for (int p = thread; p < pieces; p += kThreads) {
     top = max(top, part_lse[first + static_cast<int64_t>(p) * s.rows]);
   }
   top = cuda::block_reduce(top, cuda::Max{}, C(-INFINITY), scratch);
   const bool some = top > C(-INFINITY);
-  C total = 0;
-  for (int p = static_cast<int>(threadIdx.x); some && p < pieces; p += kThreads) {
-    total += ::exp(part_lse[first + static_cast<int64_t>(p) * s.rows] - top);
-  }
-  total = cuda::block_reduce(total, cuda::Sum{}, C(0), scratch);
-  if (threadIdx.x == 0) {
-    logsumexp[(static_cast<int64_t>(b) * s.heads + h) * s.queries + i] =
-        some ? top + ::log(total) : top;
-  }
   T* to = output.at(b, h, i);
-  for (int d = lane; d - lane < s.value_width; d += cuda::kWarp) {
-    C sum = 0;
-    if (some && d < s.value_width) {
-#pragma unroll 4
-      for (int p = warp; p < pieces; p += kWarps) {
-        const int64_t at = first + static_cast<int64_t>(p) * s.rows;
-        const C w = ::exp(part_lse[at] - top);
-        if (w > 0) sum += w * parts[at * s.value_width + d];
+  C total = 0;
+  for (int column = 0; column < s.value_width; column += lanes * V) {
+    const int d = column + thread % lanes * V;
+    cuda::Vector<C, V> sum{};
+    for (int begin = 0; some && begin < pieces; begin += kLongest) {
+      const int count = min(kLongest, pieces - begin);
+      __syncthreads();
+      for (int p = thread; p < count; p += kThreads) {
+        weights[p] = ::exp(part_lse[first + static_cast<int64_t>(begin + p) * s.rows] - top);
+        if (column == 0) total += weights[p];
+      }
+      __syncthreads();
+#pragma unroll 8
+      for (int p = turn; p < count && d < s.value_width; p += groups) {
+        const C w = weights[p];
+        if (w == 0) continue;
+        const int64_t at = (first + static_cast<int64_t>(begin + p) * s.rows) * s.value_width + d;
+        const auto part = cuda::load<V>(parts + at);
+#pragma unroll
+        for (int e = 0; e < V; ++e) sum[e] += w * part[e];
       }
     }
-    sums[warp][lane] = sum;
+    if (column == 0) {
+      total = cuda::block_reduce(total, cuda::Sum{}, C(0), scratch);
+      if (thread == 0) {
+        logsumexp[(static_cast<int64_t>(b) * s.heads + h) * s.queries + i] =
+            some ? top + ::log(total) : top;
+      }
+    }
+    sums[thread] = sum;
     __syncthreads();
-    if (warp == 0 && d < s.value_width) {
-      for (int w = 1; w < kWarps; ++w) sum += sums[w][lane];
-      to[d] = convert<T>(some ? sum / total : C(0));
+    if (turn == 0 && d < s.value_width) {
+      for (int g = 1; g < groups; ++g) {
+#pragma unroll
+        for (int e = 0; e < V; ++e) sum[e] += sums[g * lanes + thread][e];
+      }
+#pragma unroll
+      for (int e = 0; e < V; ++e) to[d + e] = convert<T>(some ? sum[e] / total : C(0));
     }
     __syncthreads();
   }
@@ -171,10 +187,12 @@ void pieces_in_plain_arithmetic(const Sizes& s, const Problem& p, const Parts& p
   }
 }
 
-template <class C, class T>
+template <class C, class T, int V>
 void combine(const Sizes& s, const Parts& parts, const AttentionResult& r) {
-  cuda::launch("decode_attention", r.output.device(), combine_kernel<C, T>,
-               grid_of(static_cast<int64_t>(s.batch) * s.key_heads * s.rows), kThreads, 0, s,
+  int lanes = 1;
+  while (lanes < static_cast<int>(kThreads) && lanes * V < s.value_width) lanes *= 2;
+  cuda::launch("decode_attention", r.output.device(), combine_kernel<C, T, V>,
+               grid_of(static_cast<int64_t>(s.batch) * s.key_heads * s.rows), kThreads, 0, s, lanes,
                cuda::data<C>(parts.output), cuda::data<C>(parts.logsumexp), Rows<T>(r.output),
                cuda::data<C>(r.logsumexp));
 }
@@ -267,8 +285,10 @@ AttentionResult decode_cuda(const decode::Problem& problem) {
                     empty({groups, s.rows}, {computed, q.device()})};
   cores ? pieces_of_halves(s, p, parts, r) : pieces_in_plain_arithmetic(s, p, parts);
   if (direct) return r;
-  cuda::visit_floating("decode_attention", q.dtype(),
-                       [&]<class T>() { combine<cuda::Compute<T>, T>(s, parts, r); });
+  cuda::visit_floating("decode_attention", q.dtype(), [&]<class T>() {
+    using C = cuda::Compute<T>;
+    s.value_width % 4 == 0 ? combine<C, T, 4>(s, parts, r) : combine<C, T, 1>(s, parts, r);
+  });
   return r;
 }
 

@@ -11,7 +11,7 @@ namespace decode {
 // Keys of one piece of a sequence with so many: some dozen pieces, so that a few sequences fill a
 // device, but no more than are merged in little time.
 TESSERA_HD constexpr int piece_length(int keys) {
-  return keys <= 4096 ? 128 : keys <= 16384 ? 256 : keys <= 65536 ? 512 : 1024;
+  return keys <= 2048 ? 64 : keys <= 8192 ? 128 : keys <= 32768 ? 256 : keys <= 131072 ? 512 : 1024;
 }
 TESSERA_HD constexpr int piece_count(int keys) {
   const int length = piece_length(keys);
@@ -20,7 +20,7 @@ TESSERA_HD constexpr int piece_count(int keys) {
 // The largest piece_count of all lengths up to `keys`.
 constexpr int most_pieces(int keys) {
   int most = piece_count(keys);
-  for (int border : {4096, 16384, 65536}) {
+  for (int border : {2048, 8192, 32768, 131072}) {
     if (keys > border && piece_count(border) > most) most = piece_count(border);
   }
   return most;
