@@ -9,13 +9,33 @@ namespace decode {
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr int kWarps = kThreads / cuda::kWarp;
 constexpr int kLongest = 1024;  // keys of a piece
 constexpr int kKeyLanes = 8;    // threads that share a product of query and key
 
-// C: of the computation, S: of what is stored. A block has a piece of a key head; one query row
-// after the other.
-template <class C, class S>
+// Threads that share a row of `width` elements, V each.
+template <int V>
+__host__ __device__ int lanes_of(int width) {
+  int lanes = 1;
+  while (lanes < static_cast<int>(kThreads) && lanes * V < width) lanes *= 2;
+  return lanes;
+}
+
+// The sum over groups of `lanes` threads, in their order, for those of the first group.
+template <class C, int V>
+__device__ void add_groups(cuda::Vector<C, V>& sum, cuda::Vector<C, V>* sums, int lanes) {
+  const auto thread = static_cast<int>(threadIdx.x);
+  sums[thread] = sum;
+  __syncthreads();
+  for (int at = thread + lanes; thread < lanes && at < static_cast<int>(kThreads); at += lanes) {
+#pragma unroll
+    for (int e = 0; e < V; ++e) sum[e] += sums[at][e];
+  }
+  __syncthreads();
+}
+
+// C: of the computation, S: of what is stored, read in pieces of V. A block has a piece of a key
+// head; one query row after the other.
+template <class C, class S, int V>
 __global__ void __launch_bounds__(kThreads)
     piece_kernel(Sizes s, Rows<const C> query, Rows<const S> key, Rows<const S> value, C* parts,
                  C* part_lse) {
@@ -23,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ int positions[kLongest];
   __shared__ Place places[kLongest];
   __shared__ C scratch[cuda::kWarp];
-  __shared__ C sums[kWarps][cuda::kWarp];
+  __shared__ cuda::Vector<C, V> sums[kThreads];
   const int piece = static_cast<int>(blockIdx.x % s.pieces);
   const int head = static_cast<int>(blockIdx.x / s.pieces) % s.key_heads;
   const int b = static_cast<int>(blockIdx.x / s.pieces) / s.key_heads;
@@ -31,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
   if (piece > 0 && piece >= piece_count(slots)) return;
   const int begin = piece * step, count = min(step, slots - begin);
   const int lane = static_cast<int>(threadIdx.x % cuda::kWarp);
-  const int warp = static_cast<int>(threadIdx.x / cuda::kWarp);
+  const int lanes = lanes_of<V>(s.value_width);
   for (int j = static_cast<int>(threadIdx.x); j < count; j += kThreads) {
     positions[j] = s.position(b, head, begin + j, length);
     places[j] = positions[j] < 0 ? Place{0, 0} : s.place(b, positions[j]);
@@ -49,7 +69,11 @@ __global__ void __launch_bounds__(kThreads)
       C dot = 0;
       if (seen) {
         const S* k = key.at(places[j].block, head, places[j].row);
-        for (int d = lane % kKeyLanes; d < s.width; d += kKeyLanes) dot += q[d] * convert<C>(k[d]);
+        for (int d = lane % kKeyLanes * V; d < s.width; d += kKeyLanes * V) {
+          const auto part = cuda::load<V>(k + d);
+#pragma unroll
+          for (int e = 0; e < V; ++e) dot += q[d + e] * convert<C>(part[e]);
+        }
       }
 #pragma unroll
       for (int d = 1; d < kKeyLanes; d *= 2) dot += __shfl_xor_sync(cuda::kAllLanes, dot, d);
@@ -76,19 +100,22 @@ __global__ void __launch_bounds__(kThreads)
     total = cuda::block_reduce(total, cuda::Sum{}, C(0), scratch);
     __syncthreads();
     if (threadIdx.x == 0) part_lse[to] = top + ::log(total);
-    for (int d = lane; d - lane < s.value_width; d += cuda::kWarp) {
-      C sum = 0;
-      for (int j = warp; j < count && d < s.value_width; j += kWarps) {
-        if (weights[j] == 0) continue;
-        sum += weights[j] * convert<C>(value.at(places[j].block, head, places[j].row)[d]);
+    for (int column = 0; column < s.value_width; column += lanes * V) {
+      const int d = column + static_cast<int>(threadIdx.x) % lanes * V;
+      cuda::Vector<C, V> sum{};
+#pragma unroll 4
+      for (int j = static_cast<int>(threadIdx.x) / lanes; j < count && d < s.value_width;
+           j += static_cast<int>(kThreads) / lanes) {
+        const C w = weights[j];
+        if (w == 0) continue;
+        const auto part = cuda::load<V>(value.at(places[j].block, head, places[j].row) + d);
+#pragma unroll
+        for (int e = 0; e < V; ++e) sum[e] += w * convert<C>(part[e]);
       }
-      sums[warp][lane] = sum;
-      __syncthreads();
-      if (warp == 0 && d < s.value_width) {
-        for (int w = 1; w < kWarps; ++w) sum += sums[w][lane];
-        parts[to * s.value_width + d] = sum / total;
-      }
-      __syncthreads();
+      add_groups<C, V>(sum, sums, lanes);
+      if (static_cast<int>(threadIdx.x) >= lanes || d >= s.value_width) continue;
+#pragma unroll
+      for (int e = 0; e < V; ++e) parts[to * s.value_width + d + e] = sum[e] / total;
     }
   }
 }
@@ -97,8 +124,7 @@ __global__ void __launch_bounds__(kThreads)
 // part's columns, V each; groups of them take turns over the parts.
 template <class C, class T, int V>
 __global__ void __launch_bounds__(kThreads)
-    combine_kernel(Sizes s, int lanes, const C* parts, const C* part_lse, Rows<T> output,
-                   C* logsumexp) {
+    combine_kernel(Sizes s, const C* parts, const C* part_lse, Rows<T> output, C* logsumexp) {
   __shared__ C scratch[cuda::kWarp];
   __shared__ C weights[kLongest];
   __shared__ cuda::Vector<C, V> sums[kThreads];
@@ -108,6 +134,7 @@ __global__ void __launch_bounds__(kThreads)
   const int pieces = max(1, piece_count(s.slots(b)));
   const int64_t first = group * s.pieces * s.rows + r;
   const auto thread = static_cast<int>(threadIdx.x);
+  const int lanes = lanes_of<V>(s.value_width);
   const int groups = static_cast<int>(kThreads) / lanes, turn = thread / lanes;
   const int h = head * s.group + r / s.queries, i = r % s.queries;
   C top = -INFINITY;
@@ -146,17 +173,10 @@ __global__ void __launch_bounds__(kThreads)
             some ? top + ::log(total) : top;
       }
     }
-    sums[thread] = sum;
-    __syncthreads();
-    if (turn == 0 && d < s.value_width) {
-      for (int g = 1; g < groups; ++g) {
+    add_groups<C, V>(sum, sums, lanes);
+    if (turn > 0 || d >= s.value_width) continue;
 #pragma unroll
-        for (int e = 0; e < V; ++e) sum[e] += sums[g * lanes + thread][e];
-      }
-#pragma unroll
-      for (int e = 0; e < V; ++e) to[d + e] = convert<T>(some ? sum[e] / total : C(0));
-    }
-    __syncthreads();
+    for (int e = 0; e < V; ++e) to[d + e] = convert<T>(some ? sum[e] / total : C(0));
   }
 }
 
@@ -164,11 +184,23 @@ const int32_t* data_of(const Tensor& x) {
   return x.defined() ? cuda::data<int32_t>(x) : nullptr;
 }
 
+// Whether rows can be read in pieces of 16 bytes.
+bool in_chunks(const Tensor& x) {
+  const int64_t chunk = 16 / size_of(x.dtype());
+  bool fits = x.size(3) % chunk == 0 && (x.size(3) <= 1 || x.stride(3) == 1) &&
+              reinterpret_cast<uintptr_t>(x.raw_data()) % 16 == 0;
+  for (int64_t d = 0; d < 3; ++d) fits = fits && (x.size(d) <= 1 || x.stride(d) % chunk == 0);
+  return fits;
+}
+
 // Queries in the type of computation C over keys in S.
 template <class C, class S>
 void pieces_of(const Sizes& s, const Problem& p, const Parts& parts) {
+  constexpr int V = cuda::kVectorSize<S>;
   const Tensor q = engine::with_dense_rows(kernels::cast(p.query, dtype_of<C>()));
-  cuda::launch("decode_attention", q.device(), piece_kernel<C, S>,
+  const bool chunks = in_chunks(p.cache.key) && in_chunks(p.cache.value);
+  cuda::launch("decode_attention", q.device(),
+               chunks ? piece_kernel<C, S, V> : piece_kernel<C, S, 1>,
                grid_of(static_cast<int64_t>(s.batch) * s.key_heads * s.pieces), kThreads, 0, s,
                Rows<const C>(q), Rows<const S>(p.cache.key), Rows<const S>(p.cache.value),
                cuda::data<C>(parts.output), cuda::data<C>(parts.logsumexp));
@@ -189,19 +221,10 @@ void pieces_in_plain_arithmetic(const Sizes& s, const Problem& p, const Parts& p
 
 template <class C, class T, int V>
 void combine(const Sizes& s, const Parts& parts, const AttentionResult& r) {
-  int lanes = 1;
-  while (lanes < static_cast<int>(kThreads) && lanes * V < s.value_width) lanes *= 2;
   cuda::launch("decode_attention", r.output.device(), combine_kernel<C, T, V>,
-               grid_of(static_cast<int64_t>(s.batch) * s.key_heads * s.rows), kThreads, 0, s, lanes,
+               grid_of(static_cast<int64_t>(s.batch) * s.key_heads * s.rows), kThreads, 0, s,
                cuda::data<C>(parts.output), cuda::data<C>(parts.logsumexp), Rows<T>(r.output),
                cuda::data<C>(r.logsumexp));
-}
-
-bool in_chunks(const Tensor& x) {
-  bool fits = x.size(3) % 8 == 0 && (x.size(3) <= 1 || x.stride(3) == 1) &&
-              reinterpret_cast<uintptr_t>(x.raw_data()) % 16 == 0;
-  for (int64_t d = 0; d < 3; ++d) fits = fits && (x.size(d) <= 1 || x.stride(d) % 8 == 0);
-  return fits;
 }
 
 bool on_tensor_cores(const Problem& p) {
