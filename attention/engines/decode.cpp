@@ -296,8 +296,24 @@ void run(const Problem& p, const Tensor& out, const Tensor& lse) {
   });
 }
 
+// Score entries as far as the host can tell: a length that only the device knows counts as all
+// keys, a list with its full length.
+[[maybe_unused]] void count_on_host(const Problem& p) {
+  const int64_t n = p.query.size(2);
+  int64_t entries = 0;
+  for (int64_t b = 0; b < p.query.size(0); ++b) {
+    const int64_t length = p.lengths.empty() ? p.keys : p.lengths[static_cast<size_t>(b)];
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t seen =
+          p.options.causal ? std::clamp<int64_t>(length - n + i + 1, 0, length) : length;
+      entries += p.options.selected.defined() ? std::min(seen, p.selected()) : seen;
+    }
+  }
+  count_score_entries(entries * p.query.size(1));
+}
+
 // Through the dense engine, over a copy of the listed keys.
-AttentionResult compute_by_dense(const Problem& p) {
+[[maybe_unused]] AttentionResult compute_by_dense(const Problem& p) {
   DecodeOptions o = p.options;
   o.lengths = p.cache.lengths;
   o.added = p.cache.added;
@@ -320,7 +336,9 @@ AttentionResult compute_by_dense(const Problem& p) {
 AttentionResult compute(Problem p) {
   if constexpr (kCuda) {
     if (p.query.device().is_cuda()) {
-      return decode::has_kernels(p.options.score) ? decode_cuda(p) : compute_by_dense(p);
+      if (!decode::has_kernels(p.options.score)) return compute_by_dense(p);
+      count_on_host(p);
+      return decode_cuda(p);
     }
   }
   TensorList tables;
@@ -412,8 +430,12 @@ AttentionResult attend(Problem p) {
 AttentionResult decode_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                                  const DecodeOptions& options) {
   check(key.rank() == 4, "decode_attention: wants keys (B, H, N, D), got {}", key.shape());
-  return attend(
-      {query, {key, value, options.lengths, options.added, {}}, options, key.size(2), key.size(2)});
+  return attend({query,
+                 {key, value, options.lengths, options.added, {}},
+                 options,
+                 key.size(2),
+                 key.size(2),
+                 {}});
 }
 
 AttentionResult decode_attention(const Tensor& query, const KvCache& cache,
@@ -427,7 +449,7 @@ AttentionResult decode_attention(const Tensor& query, const KvCache& cache,
     o.added = cache.view().added;
     return decode_attention(query, cache.key(), cache.value(), o);
   }
-  return attend({query, cache.view(), options, cache.length(), cache.capacity()});
+  return attend({query, cache.view(), options, cache.length(), cache.capacity(), cache.lengths()});
 }
 
 }  // namespace tessera

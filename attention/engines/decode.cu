@@ -288,6 +288,8 @@ AttentionResult decode_cuda(const decode::Problem& problem) {
   p.cache.value = engine::with_dense_rows(p.cache.value);
   if (!p.options.score.is_identity()) {  // slopes
     const Tensor table = p.options.score.tables()[0].detach();
+    check(table.numel() == p.query.size(1), "decode_attention: {} slopes for {} heads",
+          table.numel(), p.query.size(1));
     p.options.score = p.options.score.with({kernels::contiguous(kernels::cast(table, DType::f32))});
   }
   const Tensor& q = p.query;

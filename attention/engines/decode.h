@@ -28,8 +28,9 @@ struct DecodeOptions {
 // or f64 over keys and values in any floating dtype; on CUDA bf16 and f16 too (on tensor cores
 // where keys have the same dtype, at most 256 columns and 16-byte aligned rows), and f64 over f64
 // alone. On CUDA the kernels know the score functor alibi; any other goes through the dense engine,
-// over a copy of the keys. The score entries of a list count on the CPU as they are seen, on CUDA
-// with the list's full length. For inference: it has no gradient and refuses inputs that want one.
+// over a copy of the keys. Score entries count on the CPU as they are seen; on CUDA lists
+// count with their full length, and lengths that only the device knows as all keys. For inference:
+// it has no gradient and refuses inputs that want one.
 AttentionResult decode_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                                  const DecodeOptions& options = {});
 

@@ -1,6 +1,8 @@
 // The decode engine on CUDA, and what it shares with the CPU's: where pieces begin.
 #pragma once
 
+#include <span>
+
 #include "tessera/attention/engines/decode.h"
 #include "tessera/attention/kv_cache.h"
 #include "tessera/core/inline.h"
@@ -35,8 +37,9 @@ struct Problem {
   Tensor query;
   CacheView cache;  // or keys and values that were given as tensors
   DecodeOptions options;
-  int64_t keys = 0;      // of the longest sequence
-  int64_t capacity = 0;  // of a sequence
+  int64_t keys = 0;                       // of the longest sequence
+  int64_t capacity = 0;                   // of a sequence
+  std::span<const int64_t> lengths = {};  // of the sequences, where the host knows them
 
   int64_t key_heads() const { return cache.key.size(1); }
   int64_t width() const { return query.size(3); }
