@@ -32,6 +32,7 @@ Shape product_shape(const Tensor& a, const Tensor& b) {
 void add_product(Backward& back, int input, const Shape& shape, const Tensor& x, const Tensor& y) {
   if (!back.needs(input)) return;
   const Tensor sum = back.accumulator(input);
+  // One of no elements may have any strides.
   const bool rows = sum.defined() && (sum.size(-1) <= 1 || sum.stride(-1) == 1);
   if (rows && product_shape(x, y) == shape) {
     kernels::gemm(sum, x, y, 1, 1);

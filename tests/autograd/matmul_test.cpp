@@ -105,16 +105,18 @@ TEST_CASE("linear gives x Wᵀ + b and passes gradients on when the bias is abse
 }
 
 TEST_CASE("a gradient that came through a transpose is added to like any other") {
-  Tensor x = samples::normal({2, 3});
-  x.set_requires_grad();
-  const Tensor w = samples::normal({3, 4}, 1), u = samples::normal({2, 5}, 2);
-  const Tensor h = x * 2.0;
-  const Tensor first = matmul(h, w), second = matmul(transpose(h, 0, 1), u);
-  const Tensor g = grad({sum(first), sum(second)}, {x})[0];
-  const Tensor want = 2.0 * (expand(reshape(sum(w, {1}), {1, 3}), {2, 3}) +
-                             expand(reshape(sum(u, {1}), {2, 1}), {2, 3}));
-  const auto a = g.to_vector<double>(), b = want.to_vector<double>();
-  for (size_t i = 0; i < a.size(); ++i) CHECK(a[i] == doctest::Approx(b[i]));
+  for (int64_t batch : {0, 2}) {
+    Tensor x = samples::normal({batch, 2, 3});
+    x.set_requires_grad();
+    const Tensor w = samples::normal({3, 4}, 1), u = samples::normal({2, 5}, 2);
+    const Tensor h = x * 2.0;
+    const Tensor first = matmul(h, w), second = matmul(transpose(h, 1, 2), u);
+    const Tensor g = grad({sum(first), sum(second)}, {x})[0];
+    const Tensor want = 2.0 * (reshape(sum(w, {1}), {1, 1, 3}) + reshape(sum(u, {1}), {1, 2, 1}));
+    CHECK(g.shape() == x.shape());
+    const auto a = g.to_vector<double>(), b = expand(want, x.shape()).to_vector<double>();
+    for (size_t i = 0; i < a.size(); ++i) CHECK(a[i] == doctest::Approx(b[i]));
+  }
 }
 
 TEST_CASE("matmul and linear give the same bits for any number of threads") {
