@@ -9,6 +9,7 @@
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/registry.h"
+#include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 
 namespace tessera {
@@ -63,7 +64,7 @@ struct BlockSparseAttention {
     const TensorList in = b.input_list();
     const AttentionResult result{b.saved(0), b.saved(1)};
     if constexpr (kCuda) {
-      if (in[0].device().is_cuda()) {
+      if (is_fast(in)) {
         const DenseGradients g =
             sparse_backward_cuda(in[0], in[1], in[2], result, b.grad(0), grad_lse, options, &mask);
         b.add(0, g.query);
@@ -87,9 +88,12 @@ struct BlockSparseAttention {
     if (!o.score.is_identity()) o.score = o.score.with({in.begin() + 3, in.end()});
     return o;
   }
+  bool is_fast(const TensorList& in) const {
+    return in[0].device().is_cuda() && has_sparse_tiles(in[0], in[2], options, &mask);
+  }
   AttentionResult compute(const TensorList& in) const {
     if constexpr (kCuda) {
-      if (in[0].device().is_cuda()) {
+      if (is_fast(in)) {
         return sparse_forward_cuda(in[0], in[1], in[2], options, &mask);
       }
     }
@@ -99,7 +103,13 @@ struct BlockSparseAttention {
   TiledAttention tiled(const TensorList& in, TensorList& keep) const {
     const AttentionOptions o = options_with(in);
     const EntryRule rule(name, o, in[0].shape(), in[1].shape(), in[0].device(), keep);
-    return {in[0], in[1], in[2], o.scale, rule, o.score, block_tiling(mask)};
+    TiledAttention a{in[0], in[1], in[2], o.scale, rule, o.score};
+    if (in[0].device().is_cuda()) {
+      a.source = tiles_of(mask);
+    } else {
+      a.tiling = block_tiling(mask);
+    }
+    return a;
   }
 };
 
@@ -129,15 +139,6 @@ AttentionOptions combined(const BlockGrid& grid, AttentionOptions o) {
   o.left = nearer(o.left, grid.left);
   o.right = o.causal ? o.right : nearer(o.right, grid.right);
   return o;
-}
-
-// What the kernels on CUDA take; the rest runs by its definition there.
-bool has_kernel(const Tensor& query, const Tensor& value, const BlockMask& mask,
-                const AttentionOptions& options) {
-  if constexpr (kCuda) {
-    if (query.device().is_cuda()) return has_sparse_tiles(query, value, options, &mask);
-  }
-  return true;
 }
 
 // A sample's mask, made on the device of its inputs.
@@ -301,9 +302,6 @@ AttentionResult block_sparse_attention(const Tensor& query, const Tensor& key, c
   check_mask(query, key, mask, options);
   AttentionOptions o = combined(mask.grid, options);
   o.scale = engine::scale_of(options, query);
-  if (!has_kernel(query, value, mask, o)) {
-    return block_sparse_attention_reference(query, key, value, mask, options);
-  }
   TensorList inputs{query, key, value};
   for (const Tensor& table : options.score.tables()) {
     inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));

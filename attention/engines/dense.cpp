@@ -34,7 +34,7 @@ struct DenseAttention {
     const TensorList in = b.input_list();
     const AttentionResult forward{b.saved(0), b.saved(1)};
     if constexpr (kCuda) {
-      if (in[0].device().is_cuda()) {
+      if (is_fast(in)) {
         const DenseGradients g =
             has_window()
                 ? sparse_backward_cuda(in[0], in[1], in[2], forward, b.grad(0), grad_lse, options,
@@ -47,8 +47,10 @@ struct DenseAttention {
       }
     }
     TensorList keep;
+    bool wants_tables = false;
+    for (size_t i = 3; i < in.size(); ++i) wants_tables |= b.needs(static_cast<int>(i));
     const AttentionGradients g =
-        attend_tiles_backward(tiled(in, keep), forward, b.grad(0), grad_lse);
+        attend_tiles_backward(tiled(in, keep), forward, b.grad(0), grad_lse, wants_tables);
     b.add(0, g.query);
     b.add(1, g.key);
     b.add(2, g.value);
@@ -64,6 +66,10 @@ struct DenseAttention {
     return o;
   }
 
+  bool is_fast(const TensorList& in) const {
+    return in[0].device().is_cuda() && has_sparse_tiles(in[0], in[2], options, nullptr);
+  }
+
   TiledAttention tiled(const TensorList& in, TensorList& keep) const {
     const AttentionOptions o = options_with(in);
     const EntryRule rule(name, o, in[0].shape(), in[1].shape(), in[0].device(), keep);
@@ -72,7 +78,11 @@ struct DenseAttention {
 
   AttentionResult compute(const TensorList& in) const {
     if constexpr (kCuda) {
-      if (in[0].device().is_cuda()) {
+      if (is_fast(in)) {
+        const AttentionOptions& o = options;
+        count_score_entries(
+            in[0].size(0) * in[0].size(1) *
+            engine::window_entries(in[0].size(2), in[1].size(2), o.left, o.causal ? 0 : o.right));
         return has_window() ? sparse_forward_cuda(in[0], in[1], in[2], options, nullptr)
                             : dense_forward_cuda(in[0], in[1], in[2], options);
       }
@@ -81,17 +91,6 @@ struct DenseAttention {
     return attend_tiles(tiled(in, keep));
   }
 };
-
-// What the kernels on CUDA take; the rest runs by its definition there.
-bool has_kernel(const Tensor& query, const Tensor& value, const AttentionOptions& o) {
-  if (query.device().is_cpu()) return true;
-  if constexpr (kCuda) {
-    if (has_sparse_tiles(query, value, o, nullptr)) return true;
-  }
-  return o.left < 0 && o.right < 0 && !o.key_lengths.defined() && !o.query_positions.defined() &&
-         !o.key_positions.defined() && !o.query_segments.defined() && !o.key_begin.defined() &&
-         !o.key_end.defined() && o.score.is_identity();
-}
 
 using Change = std::function<AttentionOptions(const TensorList& extra)>;
 
@@ -197,9 +196,6 @@ AttentionResult dense_attention(const Tensor& query, const Tensor& key, const Te
   engine::check_inputs("dense_attention", query, key, value);
   AttentionOptions resolved = options;
   resolved.scale = engine::scale_of(options, query);
-  if (!has_kernel(query, value, resolved)) {
-    return dense_attention_reference(query, key, value, options);
-  }
   TensorList inputs{query, key, value};
   for (const Tensor& table : options.score.tables()) {
     inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));

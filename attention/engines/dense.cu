@@ -41,10 +41,6 @@ int64_t rounded(int64_t width) {
   return (width + kChunk - 1) / kChunk * kChunk;
 }
 
-Tensor with_dense_rows(const Tensor& x) {
-  return x.size(3) <= 1 || x.stride(3) == 1 ? x : kernels::contiguous(x);
-}
-
 // Whether `next` lies beside `x` in the rows of one packed (B, N, ·) tensor.
 bool follows(const Tensor& x, const Tensor& next) {
   return x.storage() == next.storage() && x.strides() == next.strides() && x.stride(3) == 1 &&
@@ -83,32 +79,17 @@ Tensor first_columns(const Tensor& x, int64_t width) {
   return x.size(3) == width ? x : views::slice(x, 3, 0, width);
 }
 
-namespace {
-
-bool on_tensor_cores(const Tensor& q, const Tensor& v, const AttentionOptions& options) {
-  return is_half(q.dtype()) && q.size(3) <= kWidest && v.size(3) <= kWidest && options.scale > 0;
-}
-
-}  // namespace
 }  // namespace dense
 
 AttentionResult dense_forward_cuda(const Tensor& query, const Tensor& key, const Tensor& value,
                                    const AttentionOptions& options) {
   using namespace dense;
   const Shape rows{query.size(0), query.size(1), query.size(2)};
-  if (is_half(query.dtype()) && !on_tensor_cores(query, value, options)) {
-    auto wide = [](const Tensor& x) { return kernels::cast(x, DType::f32); };
-    const AttentionResult r = dense_forward_cuda(wide(query), wide(key), wide(value), options);
-    return {kernels::cast(r.output, query.dtype()), r.logsumexp};
-  }
-  const bool half = is_half(query.dtype());
-  auto prepared = [&](const Tensor& x) { return half ? in_chunks(x) : with_dense_rows(x); };
-  const Tensor q = prepared(query), k = prepared(key), v = prepared(value);
+  const Tensor q = in_chunks(query), k = in_chunks(key), v = in_chunks(value);
   const Sizes s = sizes_of(q, k, v, options);
   const Tensor out = empty_heads({rows[0], rows[1], rows[2], v.size(3)}, q.dtype(), q.device());
-  const Tensor lse = empty(rows, {half ? DType::f32 : q.dtype(), q.device()});
-  const bool hopper = half && forward_fits_hopper(s, q, k, v);
-  (hopper ? forward_hopper : half ? forward_halves : forward_exact)(s, q, k, v, out, lse);
+  const Tensor lse = empty(rows, {DType::f32, q.device()});
+  (forward_fits_hopper(s, q, k, v) ? forward_hopper : forward_halves)(s, q, k, v, out, lse);
   return {first_columns(out, value.size(3)), lse};
 }
 
@@ -116,24 +97,13 @@ DenseGradients dense_backward_cuda(const Tensor& query, const Tensor& key, const
                                    const AttentionResult& forward, const Tensor& grad_output,
                                    const Tensor& grad_logsumexp, const AttentionOptions& options) {
   using namespace dense;
-  const bool half = is_half(query.dtype());
-  if (half && !on_tensor_cores(query, value, options)) {
-    auto wide = [](const Tensor& x) { return kernels::cast(x, DType::f32); };
-    auto narrow = [&](const Tensor& x) { return kernels::cast(x, query.dtype()); };
-    const DenseGradients g = dense_backward_cuda(wide(query), wide(key), wide(value),
-                                                 {wide(forward.output), forward.logsumexp},
-                                                 wide(grad_output), grad_logsumexp, options);
-    return {narrow(g.query), narrow(g.key), narrow(g.value)};
-  }
-  auto prepared = [&](const Tensor& x) { return half ? in_chunks(x) : with_dense_rows(x); };
-  const Tensor q = prepared(query), k = prepared(key), v = prepared(value);
-  const Tensor out = prepared(forward.output), grad_out = prepared(grad_output);
+  const Tensor q = in_chunks(query), k = in_chunks(key), v = in_chunks(value);
+  const Tensor out = in_chunks(forward.output), grad_out = in_chunks(grad_output);
   const Sizes s = sizes_of(q, k, v, options);
   const DenseGradients g = empty_gradients(q, k, v);
-  const bool hopper = half && backward_fits_hopper(s, q, k, v, grad_out);
-  (hopper ? backward_hopper
-   : half ? backward_halves
-          : backward_exact)(s, q, k, v, out, forward.logsumexp, grad_out, grad_logsumexp, g);
+  const bool hopper = backward_fits_hopper(s, q, k, v, grad_out);
+  (hopper ? backward_hopper : backward_halves)(s, q, k, v, out, forward.logsumexp, grad_out,
+                                               grad_logsumexp, g);
   return {first_columns(g.query, query.size(3)), first_columns(g.key, key.size(3)),
           first_columns(g.value, value.size(3))};
 }

@@ -1,5 +1,5 @@
-// The dense engine on CUDA. f32 and f64 run tiled kernels in plain arithmetic; bf16 and f16 run on
-// tensor cores with f32 scores and sums, and give an f32 logsumexp.
+// The dense engine on tensor cores: bf16 and f16 with f32 scores, sums and logsumexp. What it does
+// not take runs on the generic tile (tiles_cuda.h).
 #pragma once
 
 #include "tessera/attention/engines/dense.h"

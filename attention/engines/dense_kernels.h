@@ -53,13 +53,6 @@ DenseGradients empty_gradients(const Tensor& q, const Tensor& k, const Tensor& v
 Tensor in_chunks(const Tensor& x);
 Tensor first_columns(const Tensor& x, int64_t width);
 
-// f32 and f64.
-void forward_exact(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
-                   const Tensor& out, const Tensor& lse);
-void backward_exact(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
-                    const Tensor& out, const Tensor& lse, const Tensor& grad_out,
-                    const Tensor& grad_lse, const DenseGradients& grads);
-
 // bf16 and f16: rows of at most 256 elements and a multiple of 8, 16-byte aligned, scale > 0.
 void forward_halves(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
                     const Tensor& out, const Tensor& lse);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "tessera/attention/engines/engine_cuda.h"
 #include "tessera/attention/engines/entry_rule.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
@@ -16,7 +17,9 @@ std::atomic<int64_t> entries_computed{0};
 }  // namespace
 
 int64_t score_entries() {
-  return entries_computed;
+  int64_t entries = entries_computed;
+  if constexpr (kCuda) entries += engine::entries_on_devices();
+  return entries;
 }
 void count_score_entries(int64_t entries) {
   entries_computed += entries;
@@ -43,6 +46,19 @@ void check_inputs(std::string_view op, const Tensor& query, const Tensor& key,
         "{}: dtypes differ: {}, {}, {}", op, query.dtype(), key.dtype(), value.dtype());
   check(query.device() == key.device() && key.device() == value.device(),
         "{}: devices differ: {}, {}, {}", op, query.device(), key.device(), value.device());
+}
+
+int64_t window_entries(int64_t queries, int64_t keys, int64_t left, int64_t right) {
+  // Σ_i of first + i, cut to [0, keys].
+  auto sum_from = [&](int64_t first) {
+    const int64_t begin = std::clamp<int64_t>(first, 0, keys);
+    const int64_t end = std::clamp<int64_t>(first + queries, 0, keys);
+    const int64_t above = std::max<int64_t>(0, first + queries - std::max(first, keys));
+    return (end * (end - 1) - begin * (begin - 1)) / 2 + above * keys;
+  };
+  const int64_t ahead = keys - queries;  // position of query 0
+  const int64_t until = right < 0 ? queries * keys : sum_from(ahead + right + 1);
+  return until - (left < 0 ? 0 : sum_from(ahead - left));
 }
 
 Tensor empty_heads(const Shape& shape, DType dtype, Device device) {

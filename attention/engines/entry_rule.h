@@ -4,9 +4,12 @@
 
 #include <climits>
 
-#include "tessera/attention/engines/engine.h"
+#include "tessera/attention/engines/score_functor.h"
+#include "tessera/core/tensor.h"
 
 namespace tessera {
+
+struct AttentionOptions;  // engine.h
 
 // An i32 tensor (B|1, H|1, N), dense in its last dimension.
 struct Lookup {
@@ -20,6 +23,15 @@ struct IndexRange {
   int begin = 0, end = 0;  // [begin, end)
   TESSERA_HD bool contains(int i) const { return i >= begin && i < end; }
   TESSERA_HD bool is_empty() const { return end <= begin; }
+};
+
+// What decides whether a query sees a key, looked up once for each of them. Nobody has index −1.
+struct QueryFacts {
+  int index = -1, begin = 0, end = 0;  // the only keys it may see
+  int position = 0, segment = 0;
+};
+struct KeyFacts {
+  int index = -1, position = 0, segment = 0;
 };
 
 struct EntryRule {
@@ -59,14 +71,26 @@ struct EntryRule {
     }
     return r;
   }
-  TESSERA_HD bool visible(int b, int h, int i, int j) const {
-    if (!keys_of(b, h, i).contains(j)) return false;
-    if (query_segment.is_set() && query_segment.at(b, h, i) != key_segment.at(b, h, j)) {
-      return false;
+  TESSERA_HD QueryFacts facts_of_query(int b, int h, int i) const {
+    if (i < 0) return {};
+    const IndexRange r = keys_of(b, h, i);
+    return {i, r.begin, r.end, position_of_query(b, h, i),
+            query_segment.is_set() ? query_segment.at(b, h, i) : 0};
+  }
+  TESSERA_HD KeyFacts facts_of_key(int b, int h, int j) const {
+    if (j < 0) return {};
+    return {j, position_of_key(b, h, j), key_segment.is_set() ? key_segment.at(b, h, j) : 0};
+  }
+  TESSERA_HD bool visible(const QueryFacts& q, const KeyFacts& k) const {
+    bool sees = (k.index >= q.begin) & (k.index < q.end) & (k.segment == q.segment);
+    if (key_position.is_set() && has_window()) {
+      const int ahead = k.position - q.position;
+      sees = sees & (ahead <= right) & (left == INT_MAX || ahead >= -left);
     }
-    if (!key_position.is_set() || !has_window()) return true;
-    const int ahead = position_of_key(b, h, j) - position_of_query(b, h, i);
-    return ahead <= right && (left == INT_MAX || ahead >= -left);
+    return sees;
+  }
+  TESSERA_HD bool visible(int b, int h, int i, int j) const {
+    return visible(facts_of_query(b, h, i), facts_of_key(b, h, j));
   }
   // The only keys that queries [begin, end) may see.
   TESSERA_HD IndexRange keys_of(int b, int h, int begin, int end) const {

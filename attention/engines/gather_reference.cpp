@@ -3,6 +3,7 @@
 #include "tessera/attention/engines/dense.h"
 #include "tessera/attention/engines/entry_rule.h"
 #include "tessera/attention/engines/gather_slots.h"
+#include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/ops/einsum.h"

@@ -5,6 +5,7 @@
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/fill.h"
+#include "tessera/core/math.h"
 #include "tessera/core/view.h"
 
 namespace tessera::lists {

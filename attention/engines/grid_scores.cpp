@@ -1,5 +1,8 @@
 #include "tessera/attention/engines/grid_scores.h"
 
+#include <algorithm>
+
+#include "tessera/attention/engines/make_score.h"
 #include "tessera/attention/engines/neighborhood.h"
 
 namespace tessera {
@@ -21,6 +24,12 @@ struct ContextualBias {
     if (ahead < 0 || ahead > 2 * window - 2) return -1;
     return at.batch * batch[table] + at.head * head[table] + int64_t{at.query} * (2 * window - 1) +
            ahead;
+  }
+  bool differs(ScoreAxis axis) const {
+    const auto apart = [](int64_t stride) { return stride != 0; };
+    if (axis == ScoreAxis::batch) return std::all_of(batch, batch + kCount, apart);
+    if (axis == ScoreAxis::head) return std::all_of(head, head + kCount, apart);
+    return axis == ScoreAxis::query;
   }
   template <class T, class... Entries>
   TESSERA_HD T operator()(T s, Entries... entries) const {

@@ -47,6 +47,7 @@ struct GridBias {
     }
     return at.head * per_head + place;
   }
+  bool differs(ScoreAxis axis) const { return axis == ScoreAxis::head && per_head != 0; }
   template <class T>
   TESSERA_HD T operator()(T s, T entry) const {
     return s + entry;

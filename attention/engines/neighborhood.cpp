@@ -125,22 +125,15 @@ struct NeighborhoodAttention {
   TiledAttention tiled(const TensorList& in) const {
     TensorList keep;
     const EntryRule all(name, {}, in[0].shape(), in[1].shape(), in[0].device(), keep);
-    return {in[0],
-            in[1],
-            in[2],
-            options.scale,
-            all,
-            options_with(in).score,
-            tiling_of(options.windows)};
+    TiledAttention a{in[0], in[1], in[2], options.scale, all, options_with(in).score};
+    if (in[0].device().is_cuda()) {
+      a.source = tiles_of(options.windows);
+    } else {
+      a.tiling = tiling_of(options.windows);
+    }
+    return a;
   }
 };
-
-// What the kernels on CUDA take; the rest runs by its definition there.
-bool has_kernel(const TensorList& in, const NeighborhoodOptions& options) {
-  const bool learned = in.size() > 3 && in[3].requires_grad();
-  if constexpr (kCuda) return neighborhood_on_tensor_cores(in[0], in[2], options, learned);
-  return false;
-}
 
 void check_windows(const Tensor& query, const Tensor& key, const NeighborhoodOptions& o) {
   check(query.size(2) == o.windows.queries() && key.size(2) == o.windows.keys(),
@@ -263,9 +256,6 @@ AttentionResult neighborhood_attention(const Tensor& query, const Tensor& key, c
   TensorList inputs{query, key, value};
   for (const Tensor& table : options.score.tables()) {
     inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));
-  }
-  if (query.device().is_cuda() && !has_kernel(inputs, resolved)) {
-    return neighborhood_attention_reference(query, key, value, options);
   }
   TensorList out = apply_list(NeighborhoodAttention{resolved}, inputs);
   return {out[0], out[1]};

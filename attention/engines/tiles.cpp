@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "tessera/attention/engines/tiles_cuda.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/fill.h"
@@ -597,6 +598,9 @@ Tiling dense_tiling(const EntryRule& rule) {
 }
 
 AttentionResult attend_tiles(const TiledAttention& given) {
+  if constexpr (kCuda) {
+    if (given.query.device().is_cuda()) return attend_tiles_cuda(given);
+  }
   const TiledAttention a = prepared(given);
   const int64_t batch = a.query.size(0), heads = a.query.size(1), n = a.rows();
   AttentionResult r{engine::empty_heads({batch, heads, n, a.value.size(3)}, a.query.dtype(), {}),
@@ -626,7 +630,12 @@ AttentionResult attend_tiles(const TiledAttention& given) {
 
 AttentionGradients attend_tiles_backward(const TiledAttention& given,
                                          const AttentionResult& forward, const Tensor& grad_output,
-                                         const Tensor& grad_logsumexp) {
+                                         const Tensor& grad_logsumexp, bool wants_tables) {
+  if constexpr (kCuda) {
+    if (given.query.device().is_cuda()) {
+      return attend_tiles_backward_cuda(given, forward, grad_output, grad_logsumexp, wants_tables);
+    }
+  }
   const TiledAttention a = prepared(given);
   const Cut cut = cut_of(a);
   const Tensor grad_out = engine::with_dense_rows(grad_output);
@@ -640,7 +649,7 @@ AttentionGradients attend_tiles_backward(const TiledAttention& given,
   };
   const Tensor grad_k = sums_like(a.key), grad_v = sums_like(a.value);
   TensorList tables;
-  for (const Tensor& x : a.score.tables()) {
+  for (const Tensor& x : wants_tables ? a.score.tables() : TensorList{}) {
     tables.push_back(zeros({cut.parts, x.numel()}, {x.dtype(), x.device()}));
   }
   visit_floating("attention", a.query.dtype(), [&]<class T>() {

@@ -1,4 +1,4 @@
-// The heart of the softmax engines on the CPU: attention by tiles. A tile is some queries and some
+// The heart of the softmax engines: attention by tiles. A tile is some queries and some
 // keys that they are multiplied with; an engine is a way to cut attention into tiles. Scores exist
 // one tile at a time, results come from an online softmax (Milakov & Gimelshein 2018; Dao et al.
 // 2022, "FlashAttention"), gradients from scores computed again and the logsumexp.
@@ -6,7 +6,8 @@
 
 #include <span>
 
-#include "tessera/attention/engines/entry_rule.h"
+#include "tessera/attention/engines/engine.h"
+#include "tessera/attention/engines/tile_source.h"
 
 namespace tessera {
 
@@ -42,14 +43,17 @@ struct Tiling {
 // Queries in order, each tile with all keys that the rule lets them see: dense attention.
 Tiling dense_tiling(const EntryRule& rule);
 
-// Inputs on the CPU, f32 or f64, of any strides.
+// Inputs of any strides: f32 or f64, on CUDA halves too, which compute in f32. The CPU follows
+// `tiling`, CUDA `source`.
 struct TiledAttention {
   Tensor query, key, value;
   double scale = 1;
   EntryRule rule;
   Score score;
-  Tiling tiling;
-  int64_t slots = -1;  // rows of the results, and of the gradient of `query`; −1: one per query
+  Tiling tiling = {};
+  int64_t slots = -1;  // rows of the results, and of the gradient of `query`, on the CPU; −1: one
+                       // per query
+  TileSource source = {};
 
   int64_t rows() const { return slots < 0 ? query.size(2) : slots; }
 };
@@ -61,8 +65,9 @@ struct AttentionGradients {
   Tensor query, key, value;
   TensorList tables;  // of the score
 };
-// The same bits for any number of threads. `grad_logsumexp` may be undefined.
+// The same bits for any number of threads and on every run. `grad_logsumexp` may be undefined.
 AttentionGradients attend_tiles_backward(const TiledAttention& a, const AttentionResult& forward,
-                                         const Tensor& grad_output, const Tensor& grad_logsumexp);
+                                         const Tensor& grad_output, const Tensor& grad_logsumexp,
+                                         bool wants_tables = true);
 
 }  // namespace tessera

@@ -1,6 +1,8 @@
-// The dense engine on a CUDA device: against the CPU in f64 over tile borders, head sizes and
-// layouts, in values, logsumexp and gradients; the same bits in every run; linear memory.
+// The dense engine on a CUDA device: against the CPU in f64 over tile borders, head sizes, layouts,
+// rules and scores, in values, logsumexp and gradients; the same bits in every run; linear memory.
 #include "tessera/attention/engines/dense.h"
+#include "tessera/attention/engines/scores.h"
+#include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/core/allocator.h"
 #include "tessera/core/view.h"
@@ -102,16 +104,19 @@ AttentionResult plain(const Tensor& q, const Tensor& k, const Tensor& v,
   return dense_attention_reference(q, k, v, options);
 }
 
-void check_case(Failures& failures, const Case& c, DType dtype) {
-  const std::string subject = fmt::format("{}", dtype), label = label_of(c);
-  const TensorList inputs = inputs_of(c);
+using Function = std::function<TensorFunction(Engine)>;
+
+// A function of an engine on the device: against the CPU in f64, and twice for its bits.
+void check_function(Failures& failures, const std::string& label, DType dtype,
+                    const TensorList& inputs, const Function& function) {
+  const std::string subject = fmt::format("{}", dtype);
   auto on_gpu = [&](Engine engine) {
-    return evaluate(function_of(c, engine), inputs_for(inputs, dtype, dtype, kGpu, true), dtype);
+    return evaluate(function(engine), inputs_for(inputs, dtype, dtype, kGpu, true), dtype);
   };
   Results want, got, again, composed;
   const bool ran = attempt(failures, subject, label, [&] {
-    want = evaluate(function_of(c, dense_attention),
-                    inputs_for(inputs, dtype, DType::f64, {}, true), dtype);
+    want =
+        evaluate(function(dense_attention), inputs_for(inputs, dtype, DType::f64, {}, true), dtype);
     got = on_gpu(dense_attention);
     again = on_gpu(dense_attention);
   });
@@ -123,6 +128,110 @@ void check_case(Failures& failures, const Case& c, DType dtype) {
   compare_bits(failures, subject, label, got, again);
 }
 
+void check_case(Failures& failures, const Case& c, DType dtype) {
+  check_function(failures, label_of(c), dtype, inputs_of(c),
+                 [&](Engine engine) { return function_of(c, engine); });
+}
+
+struct Sizes {
+  int64_t batch, heads, key_heads, queries, keys, width;
+};
+
+// Setting made from inputs after query, key and value.
+struct Setting {
+  const char* name;
+  TensorList extra;
+  std::function<AttentionOptions(const TensorList& extra)> make;
+};
+
+Tensor integers(const Shape& shape, int64_t low, int64_t high, uint64_t salt) {
+  return samples::integers(shape, low, high, salt).to(DType::i32);
+}
+
+std::vector<Setting> rules_for(const Sizes& s) {
+  using List = const TensorList&;
+  const int64_t n = s.queries, m = s.keys, b = s.batch, h = s.heads;
+  return {
+      {"window", {}, [](List) { return AttentionOptions{.left = 5, .right = 40}; }},
+      {"causal window", {}, [](List) { return AttentionOptions{.causal = true, .left = 70}; }},
+      {"lengths",
+       {integers({b}, 0, m + 1, 1)},
+       [](List x) { return AttentionOptions{.causal = true, .key_lengths = x[0]}; }},
+      {"segments",
+       {integers({b, 1, n}, 0, 3, 2), integers({b, 1, m}, 0, 3, 3)},
+       [](List x) { return AttentionOptions{.query_segments = x[0], .key_segments = x[1]}; }},
+      {"positions",
+       {integers({1, h, n}, 0, m, 4), integers({b, 1, m}, 0, m, 5)},
+       [](List x) {
+         return AttentionOptions{
+             .causal = true, .left = 50, .query_positions = x[0], .key_positions = x[1]};
+       }},
+      {"query positions",
+       {integers({b, 1, n}, 0, m, 4)},
+       [](List x) { return AttentionOptions{.causal = true, .query_positions = x[0]}; }},
+      {"key ranges",
+       {integers({b, h, n}, 0, m, 6), integers({1, 1, n}, 0, m + 1, 7)},
+       [](List x) { return AttentionOptions{.key_begin = x[0], .key_end = x[1]}; }},
+  };
+}
+
+std::vector<Setting> scores_for(const Sizes& s) {
+  using List = const TensorList&;
+  const int64_t n = s.queries, m = s.keys, b = s.batch, h = s.heads;
+  auto adds = [](List x) { return AttentionOptions{.causal = true, .score = bias(x[0])}; };
+  return {
+      {"softcap", {}, [](List) { return AttentionOptions{.causal = true, .score = softcap(0.7)}; }},
+      {"relu squared", {}, [](List) { return AttentionOptions{.score = relu_squared()}; }},
+      {"alibi",
+       {samples::positive({h})},
+       [](List x) { return AttentionOptions{.causal = true, .score = alibi(x[0])}; }},
+      {"offset bias",
+       {normal({h, 91}, 11)},
+       [](List x) { return AttentionOptions{.score = offset_bias(x[0], 60)}; }},
+      {"offset bias for all heads",
+       {normal({1, 91}, 11)},
+       [](List x) { return AttentionOptions{.score = offset_bias(x[0], 60)}; }},
+      {"distance bias",
+       {normal({h, 9}, 12)},
+       [](List x) { return AttentionOptions{.score = distance_bias(x[0])}; }},
+      {"distance bias at positions",
+       {normal({1, 30}, 12), integers({b, 1, n}, 0, m, 4), integers({b, 1, m}, 0, m, 5)},
+       [](List x) {
+         return AttentionOptions{
+             .query_positions = x[1], .key_positions = x[2], .score = distance_bias(x[0])};
+       }},
+      {"bucket bias",
+       {normal({32, h}, 13)},
+       [](List x) { return AttentionOptions{.score = bucket_bias(x[0], 128, true)}; }},
+      {"bias", {normal({b, h, n, m}, 14)}, adds},
+      {"bias for all batches", {normal({1, h, n, m}, 14)}, adds},
+      {"bias for all heads", {normal({1, 1, n, m}, 14)}, adds},
+      {"bias of keys", {normal({b, 1, 1, m}, 14)}, adds},
+      {"bias of queries", {normal({1, h, n, 1}, 14)}, adds},
+  };
+}
+
+void check_options(Failures& failures, const Sizes& s, const Setting& o, DType dtype) {
+  TensorList inputs{normal({s.batch, s.heads, s.queries, s.width}, 1),
+                    normal({s.batch, s.key_heads, s.keys, s.width}, 2),
+                    normal({s.batch, s.key_heads, s.keys, s.width}, 3)};
+  inputs.insert(inputs.end(), o.extra.begin(), o.extra.end());
+  const std::string label = fmt::format("{}: B {} H {}/{} N {}/{} D {}", o.name, s.batch, s.heads,
+                                        s.key_heads, s.queries, s.keys, s.width);
+  check_function(failures, label, dtype, inputs, [&](Engine engine) {
+    return [&, engine](const TensorList& in) {
+      const AttentionResult r = engine(in[0], in[1], in[2], o.make({in.begin() + 3, in.end()}));
+      return TensorList{r.output, masked_fill(r.logsumexp, eq(r.logsumexp, -INFINITY), 0)};
+    };
+  });
+}
+
+constexpr Sizes kOddSizes[] = {{2, 2, 1, 1, 3, 8},
+                               {1, 4, 2, 63, 63, 40},
+                               {2, 2, 2, 65, 130, 256},
+                               {2, 6, 3, 200, 200, 64},
+                               {1, 2, 2, 150, 70, 5}};
+
 }  // namespace
 
 TEST_SUITE("cuda") {
@@ -132,6 +241,46 @@ TEST_SUITE("cuda") {
       Failures failures(fmt::format("dense attention in {}", dtype));
       for (const Case& c : cases()) check_case(failures, c, dtype);
       failures.report();
+    }
+  }
+
+  TEST_CASE("every rule on CUDA gives what it gives on the CPU in f64") {
+    if (!has_gpu()) return;
+    for (DType dtype : kFloating) {
+      Failures failures(fmt::format("rules in {}", dtype));
+      for (const Sizes& s : kOddSizes) {
+        for (const Setting& o : rules_for(s)) check_options(failures, s, o, dtype);
+      }
+      failures.report();
+    }
+  }
+
+  TEST_CASE("every score on CUDA gives what it gives on the CPU in f64, tables included") {
+    if (!has_gpu()) return;
+    for (DType dtype : kFloating) {
+      Failures failures(fmt::format("scores in {}", dtype));
+      for (const Sizes& s : kOddSizes) {
+        for (const Setting& o : scores_for(s)) check_options(failures, s, o, dtype);
+      }
+      failures.report();
+    }
+  }
+
+  TEST_CASE("score entries are counted on CUDA, by kernels and by formula") {
+    if (!has_gpu()) return;
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      for (const auto& [queries, keys, left, want] : {std::array<int64_t, 4>{10, 10, -1, 55},
+                                                      {70, 100, -1, 70 * 31 + 69 * 70 / 2},
+                                                      {100, 70, -1, 70 * 71 / 2},
+                                                      {130, 130, 0, 130}}) {
+        auto random = [&](int64_t n, uint64_t salt) {
+          return kernels::to_device(kernels::cast(normal({2, 3, n, 16}, salt), dtype), kGpu);
+        };
+        const int64_t before = score_entries();
+        dense_attention(random(queries, 1), random(keys, 2), random(keys, 3),
+                        {.causal = true, .left = left});
+        CHECK(score_entries() - before == 2 * 3 * want);
+      }
     }
   }
 

@@ -140,6 +140,25 @@ TEST_CASE("score entries are counted: half of a causal square and its diagonal")
   CHECK(score_entries() - before == 2 * 3 * 55);
 }
 
+TEST_CASE("the entries that a window lets are known without looking at each") {
+  for (int64_t queries : {0, 1, 5, 9}) {
+    for (int64_t keys : {0, 1, 4, 9, 12}) {
+      for (int64_t left : {-1, 0, 2, 20}) {
+        for (int64_t right : {-1, 0, 3, 20}) {
+          int64_t want = 0;
+          for (int64_t i = 0; i < queries; ++i) {
+            for (int64_t j = 0; j < keys; ++j) {
+              const int64_t ahead = j - (i + keys - queries);
+              want += (left < 0 || ahead >= -left) && (right < 0 || ahead <= right) ? 1 : 0;
+            }
+          }
+          CHECK(engine::window_entries(queries, keys, left, right) == want);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("a mechanism with a cache gives what it gives for the whole sequence") {
   RandomScope scope(7);
   for (const char* type : {"none", "rotary", "alibi", "relative_bias"}) {
