@@ -1,4 +1,5 @@
 #include "tessera/attention/engines/block_mask_cuda.h"
+#include "tessera/attention/engines/engine_cuda.h"
 #include "tessera/core/cuda/kernel.h"
 #include "tessera/core/cuda/runtime.h"
 
@@ -69,6 +70,19 @@ __global__ void compact_kernel(int32_t* counts, int32_t* index, int32_t* overflo
   if (total > capacity) *overflow = 1;
 }
 
+__global__ void count_kernel(unsigned long long* counter, const uint8_t* map, int64_t count,
+                             int64_t rows, int64_t columns, BlockBounds bounds, int64_t times) {
+  __shared__ int64_t scratch[kThreads / cuda::kWarp];
+  int64_t entries = 0;
+  for (int64_t at = cuda::thread_index(); at < count; at += cuda::thread_count()) {
+    if (map[at] != 0) entries += bounds.entries(at / columns % rows, at % columns);
+  }
+  entries = cuda::block_reduce(entries, cuda::Sum(), int64_t{0}, scratch);
+  if (threadIdx.x == 0 && entries > 0) {
+    atomicAdd(counter, static_cast<unsigned long long>(entries * times));
+  }
+}
+
 }  // namespace
 
 void classify_blocks_cuda(const Tensor& map, const Tensor& active, const BlockBounds& bounds) {
@@ -85,6 +99,13 @@ void compact_blocks_cuda(const BlockLists& lists, const Tensor& map, const Tenso
                0, cuda::data<int32_t>(lists.counts), cuda::data<int32_t>(lists.index),
                cuda::data<int32_t>(overflow), Bytes(map), rows,
                static_cast<int>(lists.index.size(3)));
+}
+
+void count_blocks_cuda(const Tensor& map, const BlockBounds& bounds, int64_t times) {
+  const int64_t count = map.numel();
+  cuda::launch("block_mask", map.device(), count_kernel, cuda::blocks_for(count, kThreads),
+               kThreads, 0, engine::entry_counter(map.device()), cuda::data<uint8_t>(map), count,
+               map.size(2), map.size(3), bounds, times);
 }
 
 }  // namespace tessera

@@ -1,5 +1,6 @@
 #include <bit>
 
+#include "tessera/attention/engines/block_mask_cuda.h"
 #include "tessera/attention/engines/sparse_cuda.h"
 #include "tessera/attention/engines/sparse_tiles.h"
 #include "tessera/core/create.h"
@@ -40,6 +41,15 @@ struct Meetings {
   }
 };
 
+void count_entries(const BlockMask& mask, const Sizes& s, const SparseTiles& keys) {
+  BlockGrid g = mask.grid;
+  g.left = keys.left == INT_MAX ? -1 : keys.left;
+  g.right = keys.right == INT_MAX ? -1 : keys.right;
+  const int64_t alike = mask.map.size(0) * mask.map.size(1);  // heads of the mask
+  count_blocks_cuda(mask.map, BlockBounds(g),
+                    int64_t{s.batch} * s.heads / std::max<int64_t>(1, alike));
+}
+
 }  // namespace
 
 bool has_sparse_tiles(const Tensor& query, const Tensor& value, const AttentionOptions& o,
@@ -61,6 +71,7 @@ AttentionResult sparse_forward_cuda(const Tensor& query, const Tensor& key, cons
       engine::empty_heads({s.batch, s.heads, s.queries, s.value_width}, q.dtype(), q.device());
   const Tensor lse = empty({s.batch, s.heads, s.queries}, {DType::f32, q.device()});
   const SparseTiles keys = Meetings(options, mask).keys;
+  if (mask != nullptr) count_entries(*mask, s, keys);
   (sparse_fits_hopper(s, keys, {q, k, v}) ? forward_sparse_hopper : forward_sparse)(s, keys, q, k,
                                                                                     v, out, lse);
   return {first_columns(out, value.size(3)), lse};

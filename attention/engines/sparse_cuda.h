@@ -13,7 +13,7 @@ bool has_sparse_tiles(const Tensor& query, const Tensor& value, const AttentionO
                       const BlockMask* mask);
 
 // As dense_forward_cuda and dense_backward_cuda, with a window and a mask; the window includes the
-// mask's own.
+// mask's own. Entries of a mask are counted, those of a window alone are left to the caller.
 AttentionResult sparse_forward_cuda(const Tensor& query, const Tensor& key, const Tensor& value,
                                     const AttentionOptions& options, const BlockMask* mask);
 DenseGradients sparse_backward_cuda(const Tensor& query, const Tensor& key, const Tensor& value,

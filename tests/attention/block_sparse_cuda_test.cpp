@@ -223,4 +223,24 @@ TEST_SUITE("cuda") {
   TEST_CASE("attention over other blocks on CUDA gives what it gives on the CPU in f64") {
     check_cases([](const Case& c) { return c.block_q > 0 && c.block_q * c.block_k != 128 * 128; });
   }
+
+  TEST_CASE("score entries of a mask are counted on CUDA as on the CPU") {
+    if (!has_gpu()) return;
+    for (int64_t block : {32, 64, 128}) {
+      const BlockGrid g{300, 300, block, block, -1, 0, kGpu};
+      const Tensor active = random_blocks({1, 4, g.query_blocks(), g.key_blocks()}, 0.5, 9);
+      const BlockMask m = block_mask(kernels::to_device(active, kGpu), g);
+      BlockGrid nearer = g;
+      nearer.left = 20;
+      nearer.device = {};
+      const Tensor q =
+          kernels::to_device(kernels::cast(normal({2, 4, 300, 16}, 1), DType::bf16), kGpu);
+      const int64_t before = score_entries();
+      block_sparse_attention(q, q, q, m);
+      const int64_t between = score_entries();
+      block_sparse_attention(q, q, q, m, {.left = 20});
+      CHECK(between - before == 2 * count_entries(m));
+      CHECK(score_entries() - between == 2 * count_entries(block_mask(active, nearer)));
+    }
+  }
 }
