@@ -576,8 +576,8 @@ void backward(const TiledAttention& a, const AttentionResult& forward, const Ten
     const int64_t last = cut.tasks * (part + 1) / cut.parts;
     for (int64_t t = cut.tasks * part / cut.parts; t < last; ++t) task(t, part);
   });
-  add_segments(grad_k.data<T>(), cut.segments, grad_k.stride(0));
-  add_segments(grad_v.data<T>(), cut.segments, grad_v.stride(0));
+  add_segments(grad_k.data<T>(), cut.segments, grad_k.numel() / cut.segments);
+  add_segments(grad_v.data<T>(), cut.segments, grad_v.numel() / cut.segments);
   for (const Tensor& x : tables) add_segments(x.data<T>(), cut.parts, x.stride(0));
 }
 
