@@ -76,9 +76,12 @@ struct GatherAttention {
     };
     if constexpr (kCuda) {
       if (in[0].device().is_cuda()) {
-        const lists::Gradients g = lists::attend_backward_cuda(
-            in[0], in[1], in[2], query_lists, key_lists, forward, b.grad(0), grad_lse, options);
-        return add(g.query, g.key, g.value);
+        const lists::Gradients g =
+            lists::attend_backward_cuda(in[0], in[1], in[2], query_lists, key_lists, forward,
+                                        b.grad(0), grad_lse, options_with(in));
+        add(g.query, g.key, g.value);
+        for (size_t k = 0; k < g.tables.size(); ++k) b.add(static_cast<int>(3 + k), g.tables[k]);
+        return;
       }
     }
     TensorList keep;
@@ -112,7 +115,7 @@ struct GatherAttention {
   AttentionResult compute(const TensorList& in) const {
     if constexpr (kCuda) {
       if (in[0].device().is_cuda()) {
-        return lists::attend_cuda(in[0], in[1], in[2], query_lists, key_lists, options);
+        return lists::attend_cuda(in[0], in[1], in[2], query_lists, key_lists, options_with(in));
       }
     }
     TensorList keep;
@@ -122,8 +125,9 @@ struct GatherAttention {
 
 // What the kernels on CUDA take; the rest runs by its definition there.
 bool has_kernel(const Tensor& query, const Tensor& value, const AttentionOptions& o) {
-  return query.device().is_cpu() || (o.score.is_identity() && query.size(3) <= lists::kWidest &&
-                                     value.size(3) <= lists::kWidest);
+  if (query.device().is_cpu()) return true;
+  return (o.score.is_identity() || o.score.kernels().launch_pairs != nullptr) &&
+         query.size(3) <= lists::kWidest && value.size(3) <= lists::kWidest;
 }
 
 AttentionResult attend(GatherAttention op, const Tensor& query, const Tensor& key,

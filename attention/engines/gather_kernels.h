@@ -2,6 +2,7 @@
 #pragma once
 
 #include "tessera/attention/engines/dense_kernels.h"
+#include "tessera/attention/engines/engine_cuda.h"
 #include "tessera/attention/engines/entry_rule.h"
 #include "tessera/attention/engines/gather_cuda.h"
 #include "tessera/attention/engines/gather_slots.h"
@@ -45,6 +46,7 @@ struct Problem {
   int slots = 0, slot_width = 1;  // slot_width: of a group
   int width = 0, value_width = 0;
   double scale = 1;
+  unsigned long long* entries = nullptr;  // the count of score entries
 
   __device__ int query_of(int b, int h, int slot) const {
     if (!queries.is_set()) return slot;
@@ -55,6 +57,15 @@ struct Problem {
                               : static_cast<int>(cuda::checked_index("gather_attention", id, size));
   }
 };
+
+// Adds what the lanes of a warp have counted.
+template <class T>
+__device__ void count_entries(const Problem<T>& p, int count) {
+  count = cuda::warp_reduce(count, cuda::Sum());
+  if (threadIdx.x % cuda::kWarp == 0 && count > 0) {
+    atomicAdd(p.entries, static_cast<unsigned long long>(count));
+  }
+}
 
 template <class T>
 Problem<T> problem_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& query_lists,
@@ -81,7 +92,14 @@ Problem<T> problem_of(const Tensor& q, const Tensor& k, const Tensor& v, const T
   p.width = narrow(q.size(3));
   p.value_width = narrow(v.size(3));
   p.scale = options.scale;
+  p.entries = engine::entry_counter(q.device());
   return p;
+}
+
+// Whether all queries may see all keys.
+inline bool hides_nothing(const AttentionOptions& o) {
+  return !o.causal && o.left < 0 && o.right < 0 && !o.key_lengths.defined() &&
+         !o.query_segments.defined() && !o.key_begin.defined() && !o.key_end.defined();
 }
 
 // By pairs, in any dtype. Rows in pieces; results in pieces too. `delta` (B, H, S) is written by
@@ -93,5 +111,14 @@ void backward_pairs(const Tensor& q, const Tensor& k, const Tensor& v, const Ten
                     const Tensor& key_lists, const AttentionOptions& options,
                     const AttentionResult& forward, const Tensor& grad_out, const Tensor& grad_lse,
                     const Gradients& to);
+
+// With a score functor, in f32 or f64; tables of its gradients are returned.
+void attend_scored(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& query_lists,
+                   const Tensor& key_lists, const AttentionOptions& options,
+                   const AttentionResult& to);
+TensorList backward_scored(const Tensor& q, const Tensor& k, const Tensor& v,
+                           const Tensor& query_lists, const Tensor& key_lists,
+                           const AttentionOptions& options, const Tensor& grad_out,
+                           const Tensor& grad_lse, const Gradients& to);
 
 }  // namespace tessera::lists

@@ -2,99 +2,18 @@
 // products are plain arithmetic. A warp owns a slot (forward and dQ) or a key (dK and dV). It is
 // cut into four teams of eight lanes, each of which takes every fourth row; a row passes in pieces
 // of 16 bytes, eight of them side by side, so that a row of 64 halves is one access of a team.
-#include "tessera/attention/engines/gather_kernels.h"
+#include "tessera/attention/engines/gather_parts.h"
 #include "tessera/core/create.h"
 #include "tessera/core/math.h"
 
 namespace tessera::lists {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kTeam = 8;
-constexpr int kTeams = 32 / kTeam;
-
 __device__ inline float exponential(float x) {
   return __expf(x);
 }
 __device__ inline double exponential(double x) {
   return math::exp(x);
-}
-
-// A lane's part of a row: kEach elements.
-template <class T, int kEach>
-struct Part {
-  using C = cuda::Compute<T>;
-  static constexpr int kVector = cuda::kVectorSize<T>, kPieces = kEach / kVector;
-  cuda::Vector<T, kVector> piece[kPieces];
-
-  __device__ static int column(int i) {
-    return (i * kTeam + static_cast<int>(threadIdx.x) % kTeam) * kVector;
-  }
-  // Zeros beyond the width, and for nobody.
-  __device__ void load(const T* row, int width, bool there) {
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      if (there && column(i) < width) {
-        piece[i] = cuda::load<kVector>(row + column(i));
-      } else {
-        piece[i] = {};
-      }
-    }
-  }
-  __device__ C operator[](int e) const {
-    return convert<C>(piece[e / kVector][e % kVector]);
-  }
-};
-
-template <class T, int kEach>
-__device__ void store_part(T* row, int width, const cuda::Compute<T> (&x)[kEach],
-                           cuda::Compute<T> factor) {
-  using P = Part<T, kEach>;
-#pragma unroll
-  for (int i = 0; i < P::kPieces; ++i) {
-    if (P::column(i) >= width) continue;
-    cuda::Vector<T, P::kVector> y;
-#pragma unroll
-    for (int e = 0; e < P::kVector; ++e) y[e] = convert<T>(x[i * P::kVector + e] * factor);
-    cuda::store(row + P::column(i), y);
-  }
-}
-
-template <class C>
-__device__ C over_team(C x) {
-#pragma unroll
-  for (int step = 1; step < kTeam; step *= 2) x += __shfl_xor_sync(cuda::kAllLanes, x, step);
-  return x;
-}
-// Over the same lane of all teams.
-template <class C, class Op>
-__device__ C over_teams(C x, Op op) {
-#pragma unroll
-  for (int step = kTeam; step < 32; step *= 2) {
-    x = op(x, __shfl_xor_sync(cuda::kAllLanes, x, step));
-  }
-  return x;
-}
-
-template <class T, int kEach>
-__device__ cuda::Compute<T> product(const cuda::Compute<T> (&x)[kEach], const Part<T, kEach>& y) {
-  cuda::Compute<T> sum = 0;
-#pragma unroll
-  for (int e = 0; e < kEach; ++e) sum += x[e] * y[e];
-  return over_team(sum);
-}
-
-template <class T, int kEach>
-__device__ void set(cuda::Compute<T> (&x)[kEach], const Part<T, kEach>& y) {
-#pragma unroll
-  for (int e = 0; e < kEach; ++e) x[e] = y[e];
-}
-
-template <class T, int kEach>
-__device__ void add(cuda::Compute<T> (&x)[kEach], cuda::Compute<T> weight,
-                    const Part<T, kEach>& y) {
-#pragma unroll
-  for (int e = 0; e < kEach; ++e) x[e] += weight * y[e];
 }
 
 // Rows of a team on their way at once.
@@ -139,15 +58,17 @@ struct KeyList {
   }
 };
 
-// fn(key of each of the kAtOnce rows of a team) over all keys of a slot.
+// fn(key of each of the kAtOnce rows of a team) over all keys of a slot; returns how many of the
+// lane's own keys count.
 template <int kEach, class T, class Fn>
-__device__ void for_each_key(const KeyList<T>& keys, const Fn& fn) {
+__device__ int for_each_key(const KeyList<T>& keys, const Fn& fn) {
   constexpr int kRows = kAtOnce<kEach>;
   const int team = static_cast<int>(threadIdx.x % 32) / kTeam;
-  int next = keys.read(0);
+  int next = keys.read(0), count = 0;
   for (int first = 0; first < keys.p.keys.width; first += 32) {
     const int own = keys.counting(next);
     next = keys.read(first + 32);
+    count += own >= 0 ? 1 : 0;
     if (__ballot_sync(cuda::kAllLanes, own >= 0) == 0) continue;
 #pragma unroll 1
     for (int step = 0; step < 32 / kTeams; step += kRows) {
@@ -159,10 +80,11 @@ __device__ void for_each_key(const KeyList<T>& keys, const Fn& fn) {
       fn(key);
     }
   }
+  return count;
 }
 
 template <class T, int kEach>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kPairThreads)
     attend_kernel(const __grid_constant__ Problem<T> p, dense::Heads<T> out,
                   cuda::Compute<T>* lse) {
   using C = cuda::Compute<T>;
@@ -178,7 +100,7 @@ __global__ void __launch_bounds__(kThreads)
   set(q, query);
   const C scale = static_cast<C>(p.scale);
   C top = -INFINITY, total = 0;
-  for_each_key<kEach>(KeyList<T>(p, at), [&](const int(&key)[kRows]) {
+  const int count = for_each_key<kEach>(KeyList<T>(p, at), [&](const int(&key)[kRows]) {
     Part<T, kEach> k[kRows], v[kRows];
 #pragma unroll
     for (int u = 0; u < kRows; ++u) {
@@ -205,6 +127,7 @@ __global__ void __launch_bounds__(kThreads)
       add(sum, w, v[u]);
     }
   });
+  count_entries(p, count);
   const C best = over_teams(top, cuda::Max());
   const C shrink = top == -INFINITY ? C{0} : exponential(top - best);
   total = over_teams(total * shrink, cuda::Sum());
@@ -229,7 +152,7 @@ struct Statistics {
 
 // dQ_s = scale Σ_j P_sj (⟨dO_s, v_j⟩ − δ_s) k_j, and δ.
 template <class T, int kEach>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kPairThreads)
     queries_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Statistics<T> s,
                    dense::Heads<T> grad_q) {
   using C = cuda::Compute<T>;
@@ -277,7 +200,7 @@ __global__ void __launch_bounds__(kThreads)
 // dK_j = scale Σ_s P_sj (⟨dO_s, v_j⟩ − δ_s) q_s and dV_j = Σ_s P_sj dO_s, over all places at which
 // key j is listed and all slots of the list.
 template <class T, int kEach>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kPairThreads)
     keys_kernel(const __grid_constant__ Problem<T> p, const __grid_constant__ Statistics<T> s,
                 Inverse inverse, dense::Heads<T> grad_k, dense::Heads<T> grad_v) {
   using C = cuda::Compute<T>;
@@ -354,25 +277,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// fn<T, elements per lane>() for rows of up to 8, 16 or 32 times eight elements.
-template <class Fn>
-void visit_parts(const Tensor& q, const Tensor& v, const Fn& fn) {
-  const int64_t width = std::max(q.size(3), v.size(3));
-  cuda::visit_floating("gather_attention", q.dtype(), [&]<class T>() {
-    if (width <= 64) {
-      fn.template operator()<T, 8>();
-    } else if (width <= 128 && sizeof(T) == 2) {
-      fn.template operator()<T, sizeof(T) == 2 ? 16 : 32>();
-    } else {
-      fn.template operator()<T, 32>();
-    }
-  });
-}
-
-unsigned blocks_of(int64_t warps) {
-  return dense::grid_of((warps + kThreads / 32 - 1) / (kThreads / 32));
-}
-
 }  // namespace
 
 void attend_pairs(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& query_lists,
@@ -382,7 +286,7 @@ void attend_pairs(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
   visit_parts(q, v, [&]<class T, int kEach>() {
     const auto p = problem_of<T>(q, k, v, query_lists, key_lists, options, keep);
     cuda::launch("gather_attention", q.device(), attend_kernel<T, kEach>,
-                 blocks_of(to.logsumexp.numel()), kThreads, 0, p, dense::Heads<T>(to.output),
+                 blocks_of(to.logsumexp.numel()), kPairThreads, 0, p, dense::Heads<T>(to.output),
                  cuda::data<cuda::Compute<T>>(to.logsumexp));
   });
 }
@@ -402,9 +306,9 @@ void backward_pairs(const Tensor& q, const Tensor& k, const Tensor& v, const Ten
         dense::Heads<const T>(forward.output), dense::Heads<const T>(grad_out), cuda::data<C>(lse),
         grad_lse.defined() ? cuda::data<C>(grad_lse) : nullptr, cuda::data<C>(delta)};
     cuda::launch("gather_attention", q.device(), queries_kernel<T, kEach>, blocks_of(lse.numel()),
-                 kThreads, 0, p, s, dense::Heads<T>(to.query));
+                 kPairThreads, 0, p, s, dense::Heads<T>(to.query));
     cuda::launch("gather_attention", q.device(), keys_kernel<T, kEach>,
-                 blocks_of(k.size(0) * k.size(1) * k.size(2)), kThreads, 0, p, s, inverse,
+                 blocks_of(k.size(0) * k.size(1) * k.size(2)), kPairThreads, 0, p, s, inverse,
                  dense::Heads<T>(to.key), dense::Heads<T>(to.value));
   });
 }

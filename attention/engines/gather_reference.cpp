@@ -12,6 +12,7 @@
 #include "tessera/autograd/ops/matmul.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/ops/view.h"
+#include "tessera/autograd/tape.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 

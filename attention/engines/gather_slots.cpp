@@ -287,7 +287,7 @@ const RegisterOp row{{
 
 Tensor sum_slots(const Tensor& x, const Tensor& query_lists, int64_t queries) {
   if constexpr (kCuda) {
-    if (x.device().is_cuda()) return sum_slots_cuda(x, query_lists, queries);
+    if (x.device().is_cuda()) return sum_slots_cuda({x}, query_lists, queries, x.size(1))[0];
   }
   const Tensor sum = engine::empty_heads({x.size(0), x.size(1), queries, x.size(3)}, x.dtype(), {});
   kernels::fill(sum, 0);

@@ -48,7 +48,8 @@ struct Slots {
   int64_t lse_batch = 0, lse_head = 0, lse_slot = 0;
   Lists lists;
   Inverse inverse;
-  int batch = 0, heads = 0, queries = 0, width = 0;
+  int batch = 0, heads = 0, queries = 0, width = 0;  // heads of the results
+  int group = 1;  // heads of slots that are added up to one of the results
   Combine how = Combine::sum;
 
   __device__ cuda::Compute<T> lse_of(int b, int h, int64_t slot) const {
@@ -58,7 +59,7 @@ struct Slots {
 
 template <class T>
 Slots<T> slots_of(const Tensor& output, const Tensor& lse, const Tensor& lists, int64_t queries,
-                  Combine how) {
+                  Combine how, int64_t group = 1) {
   Slots<T> s;
   s.output = dense::Heads<const T>(output);
   if (lse.defined()) {
@@ -69,7 +70,8 @@ Slots<T> slots_of(const Tensor& output, const Tensor& lse, const Tensor& lists, 
   }
   s.lists = Lists(lists);
   s.batch = static_cast<int>(output.size(0));
-  s.heads = static_cast<int>(output.size(1));
+  s.heads = static_cast<int>(output.size(1) / group);
+  s.group = static_cast<int>(group);
   s.queries = static_cast<int>(queries);
   s.width = static_cast<int>(output.size(3));
   s.how = how;
@@ -100,18 +102,24 @@ __global__ void combine_kernel(Slots<T> s, dense::Heads<T> out, cuda::Compute<T>
       }
     }
     C sum[kEach] = {};
-    for (int p = own.begin; p < own.end; ++p) {
-      const int64_t slot = s.inverse.places[p];
-      C w = 1;
-      if (s.how == Combine::mean) w = C{1} / static_cast<C>(own.end - own.begin);
-      if (s.how == Combine::merge) {
-        const C mine = s.lse_of(b, h, slot);
-        w = mine == -INFINITY ? C{0} : math::exp(mine - top) / total;
-        if (w == 0) continue;
-      }
-      const auto x = cuda::load<kEach>(s.output.at(b, h) + slot * s.output.row + piece * kEach);
+    auto add = [&](int from, int64_t slot, C weight) {
+      const auto x = cuda::load<kEach>(s.output.at(b, from) + slot * s.output.row + piece * kEach);
 #pragma unroll
-      for (int e = 0; e < kEach; ++e) sum[e] += w * convert<C>(x[e]);
+      for (int e = 0; e < kEach; ++e) sum[e] += weight * convert<C>(x[e]);
+    };
+    if (s.how == Combine::sum) {
+      for (int from = h * s.group; from < (h + 1) * s.group; ++from) {
+        const IndexRange places = s.inverse.of(s.lists.head_of(b, from), i);
+        for (int p = places.begin; p < places.end; ++p) add(from, s.inverse.places[p], 1);
+      }
+    }
+    for (int p = own.begin; p < own.end && s.how != Combine::sum; ++p) {
+      const int64_t slot = s.inverse.places[p];
+      const C mine = s.lse_of(b, h, slot);
+      const C w = s.how == Combine::mean ? C{1} / static_cast<C>(own.end - own.begin)
+                  : mine == -INFINITY    ? C{0}
+                                         : math::exp(mine - top) / total;
+      if (w != 0) add(h, slot, w);
     }
     cuda::Vector<T, kEach> y;
 #pragma unroll
@@ -232,17 +240,18 @@ Tensor in_pieces(const Tensor& x) {
   return wide;
 }
 
-AttentionResult combine_slots_cuda(const AttentionResult& slots, const Tensor& query_lists,
-                                   int64_t queries, Combine how) {
+namespace {
+
+AttentionResult combine(const AttentionResult& slots, const Tensor& lists, const Inverse& inverse,
+                        Combine how, int64_t group) {
   const Tensor from = in_pieces(slots.output), &lse = slots.logsumexp;
-  const Shape rows{from.size(0), from.size(1), queries};
+  const Shape rows{from.size(0), from.size(1) / group, inverse.rows};
   const Tensor out =
-      empty_pieces({rows[0], rows[1], queries, from.size(3)}, from.dtype(), from.device());
+      empty_pieces({rows[0], rows[1], rows[2], from.size(3)}, from.dtype(), from.device());
   const Tensor all = lse.defined() ? empty(rows, {lse.dtype(), lse.device()}) : Tensor();
-  TensorList keep;
   cuda::visit_floating("combine_slots", from.dtype(), [&]<class T>() {
-    auto s = slots_of<T>(from, lse, query_lists, queries, how);
-    s.inverse = invert(query_lists, queries, keep);
+    auto s = slots_of<T>(from, lse, lists, inverse.rows, how, group);
+    s.inverse = inverse;
     cuda::launch("combine_slots", from.device(), combine_kernel<T>,
                  cuda::blocks_for(rows.numel() * (s.width / cuda::kVectorSize<T>), kThreads),
                  kThreads, 0, s, dense::Heads<T>(out),
@@ -251,8 +260,22 @@ AttentionResult combine_slots_cuda(const AttentionResult& slots, const Tensor& q
   return {first_columns(out, slots.output.size(3)), all};
 }
 
-Tensor sum_slots_cuda(const Tensor& x, const Tensor& query_lists, int64_t queries) {
-  return combine_slots_cuda({x, {}}, query_lists, queries, Combine::sum).output;
+}  // namespace
+
+AttentionResult combine_slots_cuda(const AttentionResult& slots, const Tensor& query_lists,
+                                   int64_t queries, Combine how) {
+  TensorList keep;
+  return combine(slots, query_lists, invert(query_lists, queries, keep), how, 1);
+}
+
+TensorList sum_slots_cuda(const TensorList& xs, const Tensor& lists, int64_t rows, int64_t heads) {
+  TensorList keep, sums;
+  const Inverse inverse = invert(lists, rows, keep);
+  for (const Tensor& x : xs) {
+    const int64_t group = x.size(1) / std::max<int64_t>(1, heads);
+    sums.push_back(combine({x, {}}, lists, inverse, Combine::sum, group).output);
+  }
+  return sums;
 }
 
 AttentionResult combine_slots_backward_cuda(const AttentionResult& slots, const Tensor& query_lists,

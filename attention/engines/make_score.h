@@ -9,6 +9,7 @@
 #include "tessera/autograd/pointwise.h"
 
 #ifdef __CUDACC__
+#include "tessera/attention/engines/gather_scores.h"
 #include "tessera/attention/engines/tile_kernels.h"
 #endif
 
@@ -126,6 +127,7 @@ Score make_score(const F& f, TensorList tables = {}) {
       }
 #ifdef __CUDACC__
       launch = tile::launch<F>;
+      launch_pairs = lists::launch_pairs<F>;
 #endif
     }
   };

@@ -34,6 +34,9 @@
 namespace tessera {
 
 struct TileLaunch;  // tile_block.h
+namespace lists {
+struct PairScores;
+}
 
 // A row of scores: one query, some keys.
 struct ScoreRow {
@@ -71,8 +74,10 @@ struct ScoreKernels {
   using Places = std::function<ScorePlace(int64_t b, int64_t h, int64_t i, int64_t j)>;
   Tensor (*definition)(const void*, const Tensor& scores, const TensorList& tables,
                        const Places& places) = nullptr;
-  bool differs[4] = {};                                      // along each ScoreAxis
-  void (*launch)(const void*, const TileLaunch&) = nullptr;  // on CUDA
+  bool differs[4] = {};  // along each ScoreAxis
+  // On CUDA: by tiles, and on the pairs of lists (gather_scores.h).
+  void (*launch)(const void*, const TileLaunch&) = nullptr;
+  void (*launch_pairs)(const void*, const lists::PairScores&, bool backward) = nullptr;
 };
 
 // A functor with its tables; the identity by default.
