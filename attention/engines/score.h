@@ -18,8 +18,8 @@
 //
 // An index of −1 reads 0 and gets no gradient. `differs`, which may be left out, says along which
 // axes other scores read other entries of all tables: that lets more of the device add up their
-// gradients. Functors are asked for visible entries only. A value
-// of −inf hides an entry. make_score is in make_score.h; the functors that exist are in scores.h.
+// gradients. Functors are asked for visible entries only. A value of −inf hides an entry.
+// make_score is in make_score.h; the functors that exist are in scores.h.
 #pragma once
 
 #include <functional>
