@@ -7,6 +7,7 @@
 #include "tessera/attention/kv_cache.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/view.h"
+#include "tessera/autograd/tape.h"
 #include "tessera/config/fields.h"
 #include "tessera/config/json.h"
 #include "tessera/core/create.h"
