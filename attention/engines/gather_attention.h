@@ -33,7 +33,7 @@ enum class Combine { sum, mean, merge };
 
 // (B, H, G, Wq, Dv) and (B, H, G, Wq) → output (B, H, N, Dv) and logsumexp (B, H, N) for N =
 // `queries`; 0 and −inf for a query without slots. Slots are added in their order. Differentiable
-// twice, once by its kernels.
+// twice, once by its kernels. Logsumexps are taken in the dtype of the outputs, f32 for halves.
 AttentionResult combine_slots(const AttentionResult& slots, const Tensor& query_lists,
                               int64_t queries, Combine how);
 

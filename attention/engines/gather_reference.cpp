@@ -146,7 +146,8 @@ AttentionResult combine_slots_reference(const AttentionResult& slots, const Tens
     if (x.rank() > 1) shape.push_back(x.size(1));
     return slice(reshape(x, shape), 2, 0, queries);
   };
-  const Tensor lse = reshape(slots.logsumexp, {-1});
+  const DType wide = is_half(slots.output.dtype()) ? DType::f32 : slots.output.dtype();
+  const Tensor lse = reshape(slots.logsumexp.to(wide), {-1});
   const Tensor out = reshape(slots.output, {-1, width});
   // Any shift gives the same logsumexp; the right one keeps the exponentials small.
   Tensor shift;

@@ -308,7 +308,8 @@ Tensor sum_slots(const Tensor& x, const Tensor& query_lists, int64_t queries) {
 AttentionResult combine_slots(const AttentionResult& slots, const Tensor& query_lists,
                               int64_t queries, Combine how) {
   constexpr std::string_view op = lists::CombineSlots::name;
-  const Tensor &o = slots.output, &lse = slots.logsumexp;
+  const Tensor& o = slots.output;
+  const Tensor lse = slots.logsumexp.to(is_half(o.dtype()) ? DType::f32 : o.dtype());
   check(o.rank() == 5 && lse.rank() == 4 &&
             lse.shape() == Shape{o.size(0), o.size(1), o.size(2), o.size(3)},
         "{}: wants (B, H, G, W, D) and (B, H, G, W), got {} and {}", op, o.shape(), lse.shape());
