@@ -29,7 +29,9 @@ int run(const Options& o) {
   const RunFolder folder(o.run);
   const RunCard card = folder.card();
   const Tokenizer* tokenizer = card.data.tokenizer.get();
-  check(tokenizer != nullptr, "generate: {} is not a run of a language model", o.run);
+  check(tokenizer != nullptr,
+        "generate: {} holds no tokenizer: it is no language model, or was imported without one",
+        o.run);
   const auto model = folder.load_model(o.step >= 0 ? std::optional(o.step) : std::nullopt,
                                        device_from_name(o.device));
   auto* lm = dynamic_cast<LanguageModel*>(model.get());

@@ -22,14 +22,18 @@ struct SavedState {
 
 }  // namespace
 
-Json data_state(const Dataset& dataset) {
+Json data_state(const DataInfo& info, const Tokenizer* tokenizer, const TransformList* transforms) {
   SavedState state;
-  state.info = dataset.info();
-  if (dataset.tokenizer() != nullptr) {
-    state.tokenizer = from_json<Choice<Tokenizer>>(dataset.tokenizer()->state(), "tokenizer");
+  state.info = info;
+  if (tokenizer != nullptr) {
+    state.tokenizer = from_json<Choice<Tokenizer>>(tokenizer->state(), "tokenizer");
   }
-  if (dataset.transforms() != nullptr) state.transforms = dataset.transforms()->choices;
+  if (transforms != nullptr) state.transforms = transforms->choices;
   return to_json(state);
+}
+
+Json data_state(const Dataset& dataset) {
+  return data_state(dataset.info(), dataset.tokenizer(), dataset.transforms());
 }
 
 DataState restore_data_state(const Json& state) {

@@ -19,6 +19,7 @@ struct DataState {
 };
 
 Json data_state(const Dataset& dataset);
+Json data_state(const DataInfo& info, const Tokenizer* tokenizer, const TransformList* transforms);
 DataState restore_data_state(const Json& state);  // throws Error naming the key that is wrong
 
 }  // namespace tessera

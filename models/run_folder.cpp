@@ -32,7 +32,11 @@ struct ModelChoice {
 }  // namespace
 
 Json RunCard::make(const fs::path& base, const Dataset& dataset) {
-  return {{"base", fs::absolute(base).lexically_normal().string()}, {"data", data_state(dataset)}};
+  return make(base, data_state(dataset));
+}
+
+Json RunCard::make(const fs::path& base, const Json& data_state) {
+  return {{"base", fs::absolute(base).lexically_normal().string()}, {"data", data_state}};
 }
 
 RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {

@@ -20,6 +20,7 @@ struct RunCard {
   DataState data;    // sizes, class names, tokenizer, preprocessing
 
   static Json make(const std::filesystem::path& base, const Dataset& dataset);
+  static Json make(const std::filesystem::path& base, const Json& data_state);
 };
 
 class RunFolder {

@@ -1,0 +1,401 @@
+// Checkpoints of other programs: what is read computes what it did there, what is written comes
+// back, what does not fit is named.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "../core/temporary_folder.h"
+#include "tessera/autograd/ops/view.h"
+#include "tessera/autograd/tape.h"
+#include "tessera/core/create.h"
+#include "tessera/core/file.h"
+#include "tessera/core/kernels/copy.h"
+#include "tessera/core/random.h"
+#include "tessera/core/safetensors.h"
+#include "tessera/core/view.h"
+#include "tessera/models/exchange/checkpoint.h"
+
+using namespace tessera;
+using tessera_tests::TemporaryFolder;
+namespace fs = std::filesystem;
+
+namespace {
+
+// A folder of the shared data, or "" with a message.
+fs::path data(const std::string& name) {
+  const char* root = std::getenv("TESSERA_DATA_DIR");
+  if (root != nullptr && fs::exists(fs::path(root) / name)) return fs::path(root) / name;
+  MESSAGE("no " << name << " in $TESSERA_DATA_DIR: skipped");
+  return {};
+}
+
+ModelSpec spec_from(const char* text) {
+  return from_json<ModelSpec>(parse_json(text, "spec"));
+}
+
+const char* kGpt2 = R"({"model": {"type": "transformer", "width": 12, "depth": 2, "heads": 3,
+  "feed_forward": {"type": "mlp", "hidden": 20, "activation": "gelu_tanh"}},
+  "data": {"vocabulary": 11, "context": 9}})";
+const char* kLlama = R"({"model": {"type": "transformer", "width": 16, "depth": 2, "heads": 4,
+  "attention": {"type": "dense", "kv_heads": 2}, "feed_forward": {"type": "glu", "hidden": 24},
+  "norm": "rms", "bias": false, "tied": false,
+  "positions": {"type": "rotary", "base": 500000, "scaling": "llama3", "factor": 8,
+                "original_context": 4}},
+  "data": {"vocabulary": 13, "context": 32}})";
+const char* kVit = R"({"model": {"type": "vit", "patch": 2, "width": 8, "depth": 2, "heads": 2},
+  "data": {"channels": 3, "height": 4, "width": 4, "classes": 3,
+           "class_names": ["one", "two", "three"]}})";
+const char* kDeit = R"({"model": {"type": "vit", "patch": 2, "width": 8, "depth": 2, "heads": 2,
+  "distilled": true}, "data": {"channels": 1, "height": 4, "width": 4, "classes": 2}})";
+
+// A model whose biases and gains are random too, so that nothing can be exchanged unseen.
+std::unique_ptr<Model> random_model(const ModelSpec& spec) {
+  RandomScope scope(5);
+  auto model = spec.model.build(spec.data);
+  uint64_t stream = 0;
+  for (const auto& [name, tensor] : model->state()) {
+    kernels::uniform(tensor, -0.5, 0.5, {77, stream++});
+  }
+  model->eval();
+  return model;
+}
+
+std::unique_ptr<Model> model_of(const ForeignModel& foreign) {
+  auto model = foreign.spec.model.build(foreign.spec.data);
+  model->load_state(foreign.tensors);
+  model->eval();
+  return model;
+}
+
+std::vector<double> outputs(Model& model, const DataInfo& info) {
+  NoGrad off;
+  if (auto* lm = dynamic_cast<LanguageModel*>(&model)) {
+    std::vector<int64_t> ids;
+    for (int64_t i = 0; i < 8; ++i) ids.push_back((3 * i + 1) % info.vocabulary);
+    return lm->logits(from_values(ids, {1, 8})).to_vector<double>();
+  }
+  const Tensor images = empty({2, info.channels, info.height, info.width});
+  kernels::uniform(images, -1, 1, {3, 3});
+  return dynamic_cast<ImageClassifier&>(model).logits(images).to_vector<double>();
+}
+
+void check_equal(const std::vector<double>& a, const std::vector<double>& b, double tolerance) {
+  REQUIRE(a.size() == b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    CAPTURE(i);
+    CHECK(std::isfinite(a[i]));
+    CHECK(std::abs(a[i] - b[i]) <= tolerance);
+  }
+}
+
+std::vector<double> last_logits(const ForeignModel& foreign, const std::vector<int64_t>& ids) {
+  NoGrad off;
+  const auto model = model_of(foreign);
+  auto& lm = dynamic_cast<LanguageModel&>(*model);
+  const auto count = static_cast<int64_t>(ids.size());
+  return select(lm.logits(from_values(ids, {1, count})), 1, count - 1).to_vector<double>();
+}
+
+void write_text(const fs::path& file, const std::string& text) {
+  write_file_atomic(file.string(), text);
+}
+
+// The state of a model by name.
+std::map<std::string, Tensor> by_name(Model& model) {
+  const NamedTensors state = model.state();
+  return {state.begin(), state.end()};
+}
+
+Tensor swapped(const Tensor& x) {
+  return kernels::clone(views::transpose(x, 0, 1));
+}
+Tensor rows(const Tensor& x, int64_t begin, int64_t end) {
+  return kernels::clone(views::slice(x, 0, begin, end));
+}
+
+// The layout of GPT-2 checkpoints, written out by hand.
+NamedTensors gpt2_tensors(Model& model) {
+  auto t = by_name(model);
+  NamedTensors out = {{"wte.weight", t["embedding.weight"]},
+                      {"wpe.weight", t["positions.weight"]},
+                      {"ln_f.weight", t["norm.weight"]},
+                      {"ln_f.bias", t["norm.bias"]}};
+  for (int i = 0; i < 2; ++i) {
+    const std::string b = fmt::format("blocks.{}.", i), h = fmt::format("h.{}.", i);
+    for (const std::string kind : {"weight", "bias"}) {
+      const auto linear = [&](const Tensor& x) { return kind == "weight" ? swapped(x) : x; };
+      out.emplace_back(h + "ln_1." + kind, t[b + "norm1." + kind]);
+      out.emplace_back(h + "ln_2." + kind, t[b + "norm2." + kind]);
+      out.emplace_back(h + "attn.c_attn." + kind, linear(t[b + "attention.qkv." + kind]));
+      out.emplace_back(h + "attn.c_proj." + kind, linear(t[b + "attention.out." + kind]));
+      out.emplace_back(h + "mlp.c_fc." + kind, linear(t[b + "feed_forward.up." + kind]));
+      out.emplace_back(h + "mlp.c_proj." + kind, linear(t[b + "feed_forward.down." + kind]));
+    }
+    out.emplace_back(h + "attn.bias", zeros({1, 1, 9, 9}));
+  }
+  return out;
+}
+
+const char* kGpt2Config = R"({"model_type": "gpt2", "n_embd": 12, "n_layer": 2, "n_head": 3,
+  "n_inner": 20, "n_positions": 9, "vocab_size": 11, "activation_function": "gelu_new"})";
+
+void write_gpt2(const std::string& folder, const NamedTensors& tensors) {
+  write_text(folder + "/config.json", kGpt2Config);
+  write_safetensors(folder + "/model.safetensors", tensors);
+}
+
+}  // namespace
+
+TEST_CASE("GPT-2 checkpoints written by hand give the logits of the model they come from") {
+  const ModelSpec spec = spec_from(kGpt2);
+  const auto model = random_model(spec);
+  const NamedTensors tensors = gpt2_tensors(*model);
+  TemporaryFolder folder;
+  SUBCASE("names as they are") {
+    write_gpt2(folder.path(), tensors);
+  }
+  SUBCASE("names with a prefix") {
+    NamedTensors prefixed;
+    for (const auto& [name, tensor] : tensors) prefixed.emplace_back("transformer." + name, tensor);
+    write_gpt2(folder.path(), prefixed);
+  }
+  SUBCASE("in two files") {
+    const auto half = tensors.begin() + 11;
+    write_text(folder / "config.json", kGpt2Config);
+    write_safetensors(folder / "a.safetensors", {tensors.begin(), half});
+    write_safetensors(folder / "b.safetensors", {half, tensors.end()});
+    Json index = {{"weight_map", Json::object()}};
+    for (auto at = tensors.begin(); at != tensors.end(); ++at) {
+      index["weight_map"][at->first] = at < half ? "a.safetensors" : "b.safetensors";
+    }
+    write_text(folder / "model.safetensors.index.json", index.dump());
+  }
+  const ForeignModel foreign = read_hugging_face(folder.path());
+  check_equal(outputs(*model_of(foreign), spec.data), outputs(*model, spec.data), 0);
+}
+
+TEST_CASE("halves are read as the numbers they hold") {
+  const auto model = random_model(spec_from(kGpt2));
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    NamedTensors halves;
+    for (const auto& [name, tensor] : gpt2_tensors(*model)) {
+      halves.emplace_back(name, kernels::cast(tensor, dtype));
+    }
+    TemporaryFolder folder;
+    write_gpt2(folder.path(), halves);
+    const ForeignModel foreign = read_hugging_face(folder.path());
+    const auto wanted = kernels::cast(by_name(*model)["embedding.weight"], dtype);
+    CHECK(foreign.tensors[0].second.dtype() == DType::f32);
+    CHECK(foreign.tensors[0].second.to_vector<double>() == wanted.to_vector<double>());
+  }
+}
+
+TEST_CASE("Llama checkpoints written by hand give the logits of the model they come from") {
+  const ModelSpec spec = spec_from(kLlama);
+  const auto model = random_model(spec);
+  auto t = by_name(*model);
+  NamedTensors out = {{"model.embed_tokens.weight", t["embedding.weight"]},
+                      {"model.norm.weight", t["norm.weight"]},
+                      {"lm_head.weight", t["lm_head.weight"]}};
+  for (int i = 0; i < 2; ++i) {
+    const std::string b = fmt::format("blocks.{}.", i), l = fmt::format("model.layers.{}.", i);
+    const Tensor qkv = t[b + "attention.qkv.weight"];
+    out.emplace_back(l + "input_layernorm.weight", t[b + "norm1.weight"]);
+    out.emplace_back(l + "post_attention_layernorm.weight", t[b + "norm2.weight"]);
+    out.emplace_back(l + "self_attn.q_proj.weight", rows(qkv, 0, 16));
+    out.emplace_back(l + "self_attn.k_proj.weight", rows(qkv, 16, 24));
+    out.emplace_back(l + "self_attn.v_proj.weight", rows(qkv, 24, 32));
+    out.emplace_back(l + "self_attn.o_proj.weight", t[b + "attention.out.weight"]);
+    out.emplace_back(l + "mlp.gate_proj.weight", t[b + "feed_forward.gate.weight"]);
+    out.emplace_back(l + "mlp.up_proj.weight", t[b + "feed_forward.up.weight"]);
+    out.emplace_back(l + "mlp.down_proj.weight", t[b + "feed_forward.down.weight"]);
+  }
+  TemporaryFolder folder;
+  write_text(folder / "config.json", R"({"model_type": "llama", "hidden_size": 16,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 24, "rms_norm_eps": 1e-5, "rope_theta": 500000, "vocab_size": 13,
+    "max_position_embeddings": 32, "rope_scaling": {"rope_type": "llama3", "factor": 8,
+    "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 4}})");
+  write_safetensors(folder / "model.safetensors", out);
+  const ForeignModel foreign = read_hugging_face(folder.path());
+  check_equal(outputs(*model_of(foreign), spec.data), outputs(*model, spec.data), 0);
+}
+
+TEST_CASE("ViT checkpoints written by hand give the logits of the model they come from") {
+  const ModelSpec spec = spec_from(kVit);
+  const auto model = random_model(spec);
+  auto t = by_name(*model);
+  NamedTensors out = {{"vit.embeddings.cls_token", t["class_token"]},
+                      {"vit.embeddings.position_embeddings", t["positions"]}};
+  for (const std::string kind : {"weight", "bias"}) {
+    out.emplace_back("vit.embeddings.patch_embeddings.projection." + kind,
+                     t["patch_embedding." + kind]);
+    out.emplace_back("vit.layernorm." + kind, t["norm." + kind]);
+    out.emplace_back("classifier." + kind, t["head." + kind]);
+    for (int i = 0; i < 2; ++i) {
+      const std::string b = fmt::format("blocks.{}.", i);
+      const std::string l = fmt::format("vit.encoder.layer.{}.", i);
+      const Tensor qkv = t[b + "attention.qkv." + kind];
+      out.emplace_back(l + "layernorm_before." + kind, t[b + "norm1." + kind]);
+      out.emplace_back(l + "layernorm_after." + kind, t[b + "norm2." + kind]);
+      out.emplace_back(l + "attention.attention.query." + kind, rows(qkv, 0, 8));
+      out.emplace_back(l + "attention.attention.key." + kind, rows(qkv, 8, 16));
+      out.emplace_back(l + "attention.attention.value." + kind, rows(qkv, 16, 24));
+      out.emplace_back(l + "attention.output.dense." + kind, t[b + "attention.out." + kind]);
+      out.emplace_back(l + "intermediate.dense." + kind, t[b + "feed_forward.up." + kind]);
+      out.emplace_back(l + "output.dense." + kind, t[b + "feed_forward.down." + kind]);
+    }
+  }
+  TemporaryFolder folder;
+  write_text(folder / "config.json", R"({"model_type": "vit", "hidden_size": 8,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 2,
+    "image_size": 4, "layer_norm_eps": 1e-6, "hidden_act": "gelu",
+    "id2label": {"0": "one", "1": "two", "2": "three"}})");
+  write_safetensors(folder / "model.safetensors", out);
+  const ForeignModel foreign = read_hugging_face(folder.path());
+  CHECK(foreign.spec.data.class_names == std::vector<std::string>{"one", "two", "three"});
+  check_equal(outputs(*model_of(foreign), spec.data), outputs(*model, spec.data), 0);
+}
+
+TEST_CASE("a model that is written and read again has the same weights bit for bit") {
+  for (const char* text : {kGpt2, kLlama, kVit, kDeit}) {
+    const ModelSpec spec = spec_from(text);
+    const auto model = random_model(spec);
+    TemporaryFolder folder;
+    write_hugging_face(folder / "out", spec, model->state(), {});
+    const ForeignModel foreign = read_hugging_face(folder / "out");
+    const NamedTensors state = model->state();
+    REQUIRE(foreign.tensors.size() == state.size());
+    for (size_t i = 0; i < state.size(); ++i) {
+      CAPTURE(state[i].first);
+      CHECK(foreign.tensors[i].first == state[i].first);
+      CHECK(foreign.tensors[i].second.to_vector<float>() == state[i].second.to_vector<float>());
+    }
+    check_equal(outputs(*model_of(foreign), spec.data), outputs(*model, spec.data), 0);
+  }
+}
+
+TEST_CASE("neighbouring rotary pairs are written as half-split ones with the same logits") {
+  ModelSpec spec = spec_from(kLlama);
+  Json json = to_json(spec.model);
+  json["positions"]["interleaved"] = true;
+  spec.model = from_json<Choice<Model>>(json);
+  const auto model = random_model(spec);
+  TemporaryFolder folder;
+  write_hugging_face(folder / "out", spec, model->state(), {});
+  const ForeignModel foreign = read_hugging_face(folder / "out");
+  CHECK_FALSE(to_json(foreign.spec.model)["positions"]["interleaved"].get<bool>());
+  check_equal(outputs(*model_of(foreign), spec.data), outputs(*model, spec.data), 1e-4);
+}
+
+TEST_CASE("what does not fit is named with its shapes") {
+  const auto model = random_model(spec_from(kGpt2));
+  NamedTensors tensors = gpt2_tensors(*model);
+  TemporaryFolder folder;
+  std::string expected;
+  SUBCASE("missing") {
+    std::erase_if(tensors, [](const auto& t) { return t.first == "h.1.ln_2.bias"; });
+    expected = R"(tensor "transformer.h.1.ln_2.bias" of shape (12) is missing)";
+  }
+  SUBCASE("surplus") {
+    tensors.emplace_back("h.2.ln_1.weight", zeros({12}));
+    expected = R"(tensor "h.2.ln_1.weight" of shape (12) is not in the model)";
+  }
+  SUBCASE("wrong shape") {
+    for (auto& [name, tensor] : tensors) {
+      if (name == "h.0.mlp.c_fc.weight") tensor = swapped(tensor);
+    }
+    expected = R"(tensor "h.0.mlp.c_fc.weight" has shape (20, 12), the model wants (12, 20))";
+  }
+  SUBCASE("no numbers") {
+    for (auto& [name, tensor] : tensors) {
+      if (name == "ln_f.bias") tensor = zeros({12}, {DType::i64, {}});
+    }
+    expected = R"(tensor "ln_f.bias" holds i64)";
+  }
+  write_gpt2(folder.path(), tensors);
+  CHECK_THROWS_WITH_AS(read_hugging_face(folder.path()), doctest::Contains(expected.c_str()),
+                       Error);
+}
+
+TEST_CASE("configs that cannot be run are refused by their key") {
+  TemporaryFolder folder;
+  const auto refuse = [&](const char* config, const char* expected) {
+    write_text(folder / "config.json", config);
+    CHECK_THROWS_WITH_AS(read_hugging_face(folder.path()), doctest::Contains(expected), Error);
+  };
+  refuse(R"({"model_type": "bloom"})", R"("model_type" is "bloom"; known are)");
+  refuse("[]", R"("model_type" is null)");
+  refuse(R"({"model_type": "gpt2", "n_embd": 12})", R"("n_layer" is missing)");
+  refuse(R"({"model_type": "gpt2", "scale_attn_weights": false})",
+         R"("scale_attn_weights" is false; only true can be run)");
+  refuse(R"({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 4,
+    "rope_scaling": {"type": "yarn", "factor": 4}})",
+         R"("rope_scaling" is of type "yarn")");
+  refuse(R"({"model_type": "gpt2", "n_embd": "x", "n_layer": 1, "n_head": 1, "vocab_size": 3,
+    "n_positions": 4})",
+         "model.width");
+}
+
+TEST_CASE("a model that no family holds is not written, and the setting is named") {
+  ModelSpec spec = spec_from(kGpt2);
+  Json json = to_json(spec.model);
+  json["positions"] = "alibi";
+  spec.model = from_json<Choice<Model>>(json);
+  CHECK_THROWS_WITH_AS(write_spec(spec), doctest::Contains("model.positions.type is \"alibi\""),
+                       Error);
+}
+
+// The figures of scripts/reference_logits.py.
+TEST_CASE("small GPT-2 checkpoints give the logits of the plain formulas") {
+  const fs::path root = data("safetensors_small");
+  if (root.empty()) return;
+  const auto first = [](std::vector<double> v) { return std::vector(v.begin(), v.begin() + 8); };
+  check_equal(first(last_logits(read_hugging_face(root / "tiny_gpt2_micro"), {47, 35, 32, 71, 30})),
+              {0.118915, -0.083741, 0.077646, 0.091146, 0.170045, 0.100033, -0.042268, 0.086817},
+              1e-5);
+  check_equal(
+      first(last_logits(read_hugging_face(root / "tiny_gpt2_vocab50257"), {1169, 3797, 3332})),
+      {-0.002888, 0.098034, -0.127137, -0.095221, 0.022845, -0.073356, -0.020534, -0.085530}, 1e-5);
+}
+
+TEST_CASE("a llama2.c file gives the logits of the plain formulas") {
+  const fs::path root = data("llama2c_stories260k");
+  if (root.empty()) return;
+  const ForeignModel foreign = read_llama2c(root / "stories260K.bin");
+  const auto part = [](std::vector<double> v) {
+    return std::vector(v.begin() + 259, v.begin() + 267);
+  };
+  check_equal(
+      part(last_logits(foreign, {1})),
+      {-1.422488, -9.551858, -2.537832, -1.838722, -1.286701, 6.298345, -1.441336, -2.307646},
+      1e-4);
+  const std::vector<int64_t> tokens = {1,   461, 461, 401, 401, 401, 461, 378, 455, 473, 456,
+                                       435, 299, 362, 409, 283, 264, 283, 452, 288, 13,  431,
+                                       431, 431, 431, 431, 431, 431, 431, 431, 431, 431, 431,
+                                       431, 293, 430, 417, 363, 416, 315, 342};
+  check_equal(part(last_logits(foreign, tokens)),
+              {0.720651, -1.371648, 0.616727, 3.354261, 4.193416, 5.846607, 1.859643, 2.845519},
+              1e-3);
+}
+
+TEST_CASE("a llama2.c file that is cut short or too long says so") {
+  const fs::path root = data("llama2c_stories260k");
+  if (root.empty()) return;
+  const std::string whole = read_file((root / "stories260K.bin").string());
+  TemporaryFolder folder;
+  const auto refuse = [&](const std::string& bytes, const char* expected) {
+    write_text(folder / "x.bin", bytes);
+    CHECK_THROWS_WITH_AS(read_llama2c(folder / "x.bin"), doctest::Contains(expected), Error);
+  };
+  refuse(whole.substr(0, 20), "too few for the header");
+  refuse(whole.substr(0, 500000), "cut short: a tensor of shape");
+  refuse(whole.substr(0, whole.size() - 4), "its sizes ask for");
+  refuse(whole + "1234", "its sizes ask for");
+  refuse(std::string(100, 'a'), "not a llama2.c file");
+}
