@@ -183,8 +183,9 @@ std::vector<std::pair<const char*, Build>> patterns() {
 TEST_SUITE("cuda") {
   TEST_CASE("masks built on CUDA are those built on the CPU") {
     if (!has_gpu()) return;
-    for (const auto& [name, build] : patterns()) {
-      CAPTURE(name);
+    for (const auto& pattern : patterns()) {
+      const auto& build = pattern.second;
+      CAPTURE(pattern.first);
       const BlockMask here = build({}), there = build(kGpu);
       auto same = [](const Tensor& a, const Tensor& b) {
         return same_bits(a, kernels::to_device(b, {}));
