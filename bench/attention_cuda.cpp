@@ -5,15 +5,13 @@
 //   build/cuda/bench/bench_attention_cuda [filter]
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "tessera/attention/engines/dense_cuda.h"
+#include "tessera/bench/on_device.h"
 #include "tessera/core/allocator.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
@@ -22,8 +20,6 @@
 
 namespace tessera {
 namespace {
-
-constexpr Device kGpu{Device::Kind::cuda, 0};
 
 struct Row {
   int64_t batch, heads, length, width;
@@ -36,13 +32,6 @@ struct Inputs {
   AttentionResult result;
 };
 
-Tensor normal(const Shape& shape, DType dtype) {
-  static uint64_t stream = 0;
-  const Tensor x = empty(shape, {DType::f32, kGpu});
-  kernels::normal(x, 0, 1, {5, ++stream});
-  return kernels::cast(x, dtype);
-}
-
 Inputs inputs_of(const Row& r, const AttentionOptions& options) {
   const Tensor packed = normal({r.batch, r.length, 3, r.heads, r.width}, r.dtype);
   auto part = [&](int64_t i) { return views::transpose(views::select(packed, 2, i), 1, 2); };
@@ -50,26 +39,6 @@ Inputs inputs_of(const Row& r, const AttentionOptions& options) {
   Inputs in{part(0), part(1), part(2), views::transpose(weights, 1, 2), {}};
   in.result = dense_forward_cuda(in.q, in.k, in.v, options);
   return in;
-}
-
-// Median over nine groups (over three of long calls) of the time of one call.
-double seconds_of(const std::function<void(size_t)>& call) {
-  using Clock = std::chrono::steady_clock;
-  const auto timed = [&](size_t calls) {
-    synchronize(kGpu);
-    const auto start = Clock::now();
-    for (size_t i = 0; i < calls; ++i) call(i);
-    synchronize(kGpu);
-    return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(calls);
-  };
-  timed(1);
-  const double once = timed(2);
-  const auto calls = static_cast<size_t>(std::clamp(0.02 / once, 1.0, 300.0));
-  std::vector<double> groups(once > 0.03 ? 3 : 9);
-  for (double& group : groups) group = timed(calls);
-  const auto middle = groups.begin() + static_cast<std::ptrdiff_t>(groups.size() / 2);
-  std::nth_element(groups.begin(), middle, groups.end());
-  return *middle;
 }
 
 void run(const Row& r, const std::string& filter) {

@@ -4,8 +4,6 @@
 //   build/cuda/bench/bench_block_sparse_cuda [filter]
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -15,6 +13,7 @@
 #include "tessera/attention/engines/dense.h"
 #include "tessera/attention/patterns.h"
 #include "tessera/autograd/tape.h"
+#include "tessera/bench/on_device.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/random.h"
@@ -22,15 +21,6 @@
 
 namespace tessera {
 namespace {
-
-constexpr Device kGpu{Device::Kind::cuda, 0};
-
-Tensor normal(const Shape& shape) {
-  static uint64_t stream = 0;
-  const Tensor x = empty(shape, {DType::f32, kGpu});
-  kernels::normal(x, 0, 1, {5, ++stream});
-  return kernels::cast(x, DType::bf16);
-}
 
 struct Inputs {
   Tensor q, k, v, weights;
@@ -44,24 +34,6 @@ struct Inputs {
 };
 
 using Attend = std::function<AttentionResult(const Inputs&)>;
-
-// Median over nine groups of the time of one call.
-double seconds_of(const std::function<void()>& call) {
-  using Clock = std::chrono::steady_clock;
-  const auto timed = [&](int calls) {
-    synchronize(kGpu);
-    const auto start = Clock::now();
-    for (int i = 0; i < calls; ++i) call();
-    synchronize(kGpu);
-    return std::chrono::duration<double>(Clock::now() - start).count() / calls;
-  };
-  timed(2);
-  const int calls = static_cast<int>(std::clamp(0.015 / timed(2), 2.0, 200.0));
-  std::vector<double> groups;
-  for (int i = 0; i < 9; ++i) groups.push_back(timed(calls));
-  std::nth_element(groups.begin(), groups.begin() + 4, groups.end());
-  return groups[4];
-}
 
 void run(const std::string& name, const std::string& filter, const Inputs& in, double entries,
          const Attend& attend) {

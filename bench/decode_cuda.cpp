@@ -6,9 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,6 +14,7 @@
 #include "tessera/attention/kv_cache.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/tape.h"
+#include "tessera/bench/on_device.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/random.h"
@@ -23,7 +22,6 @@
 namespace tessera {
 namespace {
 
-constexpr Device kGpu{Device::Kind::cuda, 0};
 constexpr int64_t kPage = 64;
 
 struct Row {
@@ -31,31 +29,6 @@ struct Row {
   DType dtype = DType::bf16;
   int64_t queries = 1;
 };
-
-Tensor normal(const Shape& shape, DType dtype) {
-  static uint64_t stream = 0;
-  const Tensor x = empty(shape, {DType::f32, kGpu});
-  kernels::normal(x, 0, 1, {6, ++stream});
-  return kernels::cast(x, dtype);
-}
-
-// Median over nine groups of the time of one call.
-double seconds_of(const std::function<void(size_t)>& call) {
-  using Clock = std::chrono::steady_clock;
-  const auto timed = [&](size_t calls) {
-    synchronize(kGpu);
-    const auto start = Clock::now();
-    for (size_t i = 0; i < calls; ++i) call(i);
-    synchronize(kGpu);
-    return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(calls);
-  };
-  timed(3);
-  const auto calls = static_cast<size_t>(std::clamp(0.004 / timed(3), 3.0, 300.0));
-  std::vector<double> groups;
-  for (int i = 0; i < 9; ++i) groups.push_back(timed(calls));
-  std::nth_element(groups.begin(), groups.begin() + 4, groups.end());
-  return groups[4];
-}
 
 // Every twentieth position, another set for every head.
 Tensor twentieth(const Row& r) {

@@ -5,15 +5,13 @@
 //   build/cuda/bench/bench_gather_cuda [filter]
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "tessera/attention/engines/gather_cuda.h"
+#include "tessera/bench/on_device.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/random.h"
@@ -22,20 +20,11 @@
 namespace tessera {
 namespace {
 
-constexpr Device kGpu{Device::Kind::cuda, 0};
-
 struct Row {
   int64_t heads, length, width, listed;
   int64_t group = 0;  // queries in a group; 0: a list per query
   DType dtype = DType::bf16;
 };
-
-Tensor normal(const Shape& shape, DType dtype) {
-  static uint64_t stream = 0;
-  const Tensor x = empty(shape, {DType::f32, kGpu});
-  kernels::normal(x, 0, 1, {5, ++stream});
-  return kernels::cast(x, dtype);
-}
 
 Tensor indices(const Shape& shape, int64_t size) {
   static uint64_t stream = 0;
@@ -55,24 +44,6 @@ Tensor partition(int64_t heads, int64_t groups, int64_t width) {
     }
   }
   return kernels::to_device(from_values(ids, {1, heads, groups, width}), kGpu);
-}
-
-// Median over nine groups of the time of one call.
-double seconds_of(const std::function<void()>& call) {
-  using Clock = std::chrono::steady_clock;
-  const auto timed = [&](int calls) {
-    synchronize(kGpu);
-    const auto start = Clock::now();
-    for (int i = 0; i < calls; ++i) call();
-    synchronize(kGpu);
-    return std::chrono::duration<double>(Clock::now() - start).count() / calls;
-  };
-  timed(3);
-  const int calls = static_cast<int>(std::clamp(0.02 / timed(3), 3.0, 300.0));
-  std::vector<double> groups;
-  for (int i = 0; i < 9; ++i) groups.push_back(timed(calls));
-  std::nth_element(groups.begin(), groups.begin() + 4, groups.end());
-  return groups[4];
 }
 
 void run(const Row& r, const std::string& filter) {

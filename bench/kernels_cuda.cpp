@@ -5,8 +5,6 @@
 //   build/cuda/bench/bench_kernels_cuda [filter]
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
 #include <functional>
 #include <string>
 
@@ -18,6 +16,7 @@
 #include "tessera/autograd/ops/softmax.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/tape.h"
+#include "tessera/bench/on_device.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/fill.h"
@@ -30,20 +29,12 @@
 namespace tessera {
 namespace {
 
-constexpr Device kGpu{Device::Kind::cuda, 0};
 constexpr int64_t kTokens = 32 * 1024;
 constexpr int64_t kWidth = 768;
 constexpr int64_t kVocabulary = 50304;
 constexpr int64_t kChunk = 4096;  // rows of logits
 
 // Normal numbers: a product of zeros draws less power and is faster.
-Tensor normal(const Shape& shape, DType dtype = DType::bf16) {
-  const Tensor x = empty(shape, {DType::f32, kGpu});
-  static uint64_t stream = 0;
-  kernels::normal(x, 0, 0.5, {1, ++stream});
-  return kernels::cast(x, dtype);
-}
-
 Tensor leaf(const Shape& shape, DType dtype = DType::bf16) {
   Tensor x = normal(shape, dtype);
   return x.set_requires_grad();
@@ -54,25 +45,6 @@ Tensor ids(const Shape& shape, int64_t below) {
   std::vector<int64_t> values(static_cast<size_t>(shape.numel()));
   for (int64_t& value : values) value = random.below(below);
   return kernels::to_device(from_values(values, shape), kGpu);
-}
-
-// Median over nine groups of the time of one call. The device works through a queue of calls, so
-// the host's own time counts only where it is the longer one.
-double seconds_of(const std::function<void()>& call) {
-  using Clock = std::chrono::steady_clock;
-  const auto timed = [&](int64_t calls) {
-    synchronize(kGpu);
-    const auto start = Clock::now();
-    for (int64_t i = 0; i < calls; ++i) call();
-    synchronize(kGpu);
-    return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(calls);
-  };
-  timed(3);
-  const auto calls = std::clamp<int64_t>(static_cast<int64_t>(0.01 / timed(3)), 3, 300);
-  std::vector<double> groups;
-  for (int i = 0; i < 9; ++i) groups.push_back(timed(calls));
-  std::nth_element(groups.begin(), groups.begin() + 4, groups.end());
-  return groups[4];
 }
 
 class Table {

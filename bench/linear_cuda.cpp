@@ -5,15 +5,13 @@
 //   build/cuda/bench/bench_linear_cuda [filter]
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "tessera/attention/engines/linear.h"
 #include "tessera/autograd/tape.h"
+#include "tessera/bench/on_device.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/random.h"
@@ -22,7 +20,8 @@
 namespace tessera {
 namespace {
 
-constexpr Device kGpu{Device::Kind::cuda, 0};
+constexpr double kDeviation =
+    0.1;  // of queries, keys and values: sums over long sequences stay small
 
 struct Row {
   int64_t batch, heads, length, width;
@@ -35,13 +34,6 @@ struct Inputs {
   Tensor q, k, v, log_decay, weights;
 };
 
-Tensor normal(const Shape& shape, DType dtype) {
-  static uint64_t stream = 0;
-  const Tensor x = empty(shape, {DType::f32, kGpu});
-  kernels::normal(x, 0, 0.1, {5, ++stream});
-  return kernels::cast(x, dtype);
-}
-
 Tensor log_decay_of(const Row& r) {
   if (r.decay == "none") return {};
   const bool per_token = r.decay == "token";
@@ -53,33 +45,16 @@ Tensor log_decay_of(const Row& r) {
 
 Inputs inputs_of(const Row& r) {
   const Shape shape{r.batch, r.heads, r.length, r.width};
-  Inputs in{{}, {}, {}, log_decay_of(r), normal(shape, r.dtype)};
+  Inputs in{{}, {}, {}, log_decay_of(r), normal(shape, r.dtype, kDeviation)};
   const Tensor packed =
-      r.packed ? normal({r.batch, r.length, 3, r.heads, r.width}, r.dtype) : Tensor();
+      r.packed ? normal({r.batch, r.length, 3, r.heads, r.width}, r.dtype, kDeviation) : Tensor();
   int64_t i = 0;
   for (Tensor* x : {&in.q, &in.k, &in.v}) {
-    *x = r.packed ? views::transpose(views::select(packed, 2, i++), 1, 2) : normal(shape, r.dtype);
+    *x = r.packed ? views::transpose(views::select(packed, 2, i++), 1, 2)
+                  : normal(shape, r.dtype, kDeviation);
     x->set_requires_grad();
   }
   return in;
-}
-
-// Median over nine groups of the time of one call.
-double seconds_of(const std::function<void(size_t)>& call) {
-  using Clock = std::chrono::steady_clock;
-  const auto timed = [&](size_t calls) {
-    synchronize(kGpu);
-    const auto start = Clock::now();
-    for (size_t i = 0; i < calls; ++i) call(i);
-    synchronize(kGpu);
-    return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(calls);
-  };
-  timed(3);
-  const auto calls = static_cast<size_t>(std::clamp(0.02 / timed(3), 3.0, 300.0));
-  std::vector<double> groups;
-  for (int i = 0; i < 9; ++i) groups.push_back(timed(calls));
-  std::nth_element(groups.begin(), groups.begin() + 4, groups.end());
-  return groups[4];
 }
 
 void run(const Row& r, const std::string& filter) {

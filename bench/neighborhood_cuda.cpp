@@ -5,15 +5,13 @@
 //   build/cuda/bench/bench_neighborhood_cuda [filter]
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "tessera/attention/engines/neighborhood_cuda.h"
+#include "tessera/bench/on_device.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/random.h"
@@ -22,36 +20,10 @@
 namespace tessera {
 namespace {
 
-constexpr Device kGpu{Device::Kind::cuda, 0};
 constexpr int64_t kHeads = 8;
-
-Tensor normal(const Shape& shape) {
-  static uint64_t stream = 0;
-  const Tensor x = empty(shape, {DType::f32, kGpu});
-  kernels::normal(x, 0, 1, {6, ++stream});
-  return kernels::cast(x, DType::bf16);
-}
 
 Tensor heads(int64_t tokens, int64_t width) {
   return views::transpose(normal({1, tokens, kHeads, width}), 1, 2);
-}
-
-// Median over seven groups of the time of one call.
-double seconds_of(const std::function<void()>& call) {
-  using Clock = std::chrono::steady_clock;
-  const auto timed = [&](int64_t calls) {
-    synchronize(kGpu);
-    const auto start = Clock::now();
-    for (int64_t i = 0; i < calls; ++i) call();
-    synchronize(kGpu);
-    return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(calls);
-  };
-  timed(2);
-  const auto calls = static_cast<int64_t>(std::clamp(0.01 / timed(2), 2.0, 200.0));
-  std::vector<double> groups;
-  for (int i = 0; i < 7; ++i) groups.push_back(timed(calls));
-  std::nth_element(groups.begin(), groups.begin() + 3, groups.end());
-  return groups[3];
 }
 
 void run(const Neighborhood& n, int64_t width, bool biased, const std::string& filter) {

@@ -5,16 +5,14 @@
 //   build/cuda/bench/bench_tiles_cuda [filter]
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <functional>
 #include <string>
 
 #include "tessera/attention/engines/neighborhood.h"
 #include "tessera/attention/engines/scores.h"
 #include "tessera/attention/engines/tiles_cuda.h"
+#include "tessera/bench/on_device.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/random.h"
@@ -22,29 +20,6 @@
 
 namespace tessera {
 namespace {
-
-constexpr Device kGpu{Device::Kind::cuda, 0};
-
-Tensor normal(const Shape& shape, DType dtype) {
-  static uint64_t stream = 0;
-  const Tensor x = empty(shape, {DType::f32, kGpu});
-  kernels::normal(x, 0, 1, {5, ++stream});
-  return kernels::cast(x, dtype);
-}
-
-// The faster of two groups of calls.
-double seconds_of(const std::function<void()>& call) {
-  using Clock = std::chrono::steady_clock;
-  const auto timed = [&](int calls) {
-    synchronize(kGpu);
-    const auto start = Clock::now();
-    for (int i = 0; i < calls; ++i) call();
-    synchronize(kGpu);
-    return std::chrono::duration<double>(Clock::now() - start).count() / calls;
-  };
-  const double once = timed(1);
-  return once > 0.1 ? once : std::min(timed(3), timed(3));
-}
 
 struct Row {
   std::string name;
