@@ -163,6 +163,12 @@ inline Distance distance(const Tensor& got, const Tensor& want) {
   return d;
 }
 
+// The largest distance between values of two tensors, which must have one shape.
+inline double worst(const Tensor& a, const Tensor& b) {
+  REQUIRE(a.shape() == b.shape());
+  return distance(a, b).worst;
+}
+
 inline double unit_in_last_place(DType dtype) {
   switch (dtype) {
     case DType::bf16:

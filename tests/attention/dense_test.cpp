@@ -15,32 +15,10 @@
 #include "tessera/core/create.h"
 #include "tessera/core/parallel.h"
 #include "tessera/core/random.h"
+#include "tessera/tests/attention/support.h"
 
 using namespace tessera;
-
-namespace {
-
-double worst(const Tensor& a, const Tensor& b) {
-  const auto x = a.to_vector<double>();
-  const auto y = b.to_vector<double>();
-  double w = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    if (x[i] != y[i]) w = std::max(w, std::abs(x[i] - y[i]));
-  }
-  return w;
-}
-
-struct Inputs {
-  Tensor q, k, v;
-};
-
-Inputs random_inputs(int64_t b, int64_t h, int64_t hk, int64_t n, int64_t m, int64_t d) {
-  return {randn({b, h, n, d}, DType::f64).set_requires_grad(),
-          randn({b, hk, m, d}, DType::f64).set_requires_grad(),
-          randn({b, hk, m, d}, DType::f64).set_requires_grad()};
-}
-
-}  // namespace
+using namespace tessera::test;
 
 TEST_CASE("the dense engine equals its reference in values and gradients across tile borders") {
   RandomScope scope(1);

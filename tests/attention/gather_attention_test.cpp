@@ -16,30 +16,12 @@
 #include "tessera/core/create.h"
 #include "tessera/core/parallel.h"
 #include "tessera/core/random.h"
+#include "tessera/tests/attention/support.h"
 
 using namespace tessera;
+using namespace tessera::test;
 
 namespace {
-
-double worst(const Tensor& a, const Tensor& b) {
-  REQUIRE(a.shape() == b.shape());
-  const auto x = a.to_vector<double>(), y = b.to_vector<double>();
-  double w = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    if (x[i] != y[i]) w = std::max(w, std::abs(x[i] - y[i]));
-  }
-  return w;
-}
-
-struct Inputs {
-  Tensor q, k, v;
-};
-
-Inputs random_inputs(int64_t b, int64_t h, int64_t hk, int64_t n, int64_t m, int64_t d) {
-  return {randn({b, h, n, d}, DType::f64).set_requires_grad(),
-          randn({b, hk, m, d}, DType::f64).set_requires_grad(),
-          randn({b, hk, m, d}, DType::f64).set_requires_grad()};
-}
 
 // Output, logsumexp, and the gradients of q, k, v through both.
 TensorList all_of(const Inputs& in, const AttentionResult& r) {

@@ -15,27 +15,12 @@
 #include "tessera/core/create.h"
 #include "tessera/core/parallel.h"
 #include "tessera/core/random.h"
-#include "tessera/tests/support.h"
+#include "tessera/tests/attention/support.h"
 
 using namespace tessera;
 using namespace tessera::test;
 
 namespace {
-
-double worst(const Tensor& a, const Tensor& b) {
-  CHECK(a.shape() == b.shape());
-  const auto x = a.to_vector<double>();
-  const auto y = b.to_vector<double>();
-  double w = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    if (x[i] != y[i]) w = std::max(w, std::abs(x[i] - y[i]));
-  }
-  return w;
-}
-
-struct Inputs {
-  Tensor q, k, v;
-};
 
 Inputs random_inputs(const WindowRule& rule, int64_t heads, int64_t key_heads, int64_t width) {
   auto leaf = [&](int64_t h, int64_t n) {

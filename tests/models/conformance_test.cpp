@@ -15,6 +15,7 @@
 #include "tessera/models/model.h"
 #include "tessera/nn/feed_forward.h"
 #include "tessera/nn/positions.h"
+#include "tessera/tests/support.h"
 
 using namespace tessera;
 
@@ -95,12 +96,6 @@ TEST_SUITE("conformance") {
     }
   };
 
-  double difference(const Tensor& a, const Tensor& b) {
-    double worst = 0;
-    for (const double d : (a - b).to_vector<double>()) worst = std::max(worst, std::abs(d));
-    return worst;
-  }
-
   // x with other numbers from token `first` on.
   Tensor changed(const Tensor& x, int64_t first) {
     return concat({slice(x, 1, 0, first), slice(x, 1, first) * -2 + 1}, 1);
@@ -114,8 +109,8 @@ TEST_SUITE("conformance") {
       const Tensor before = m.whole(m.x);
       for (int64_t t = 1; t < Mechanism::kTokens; ++t) {
         const Tensor after = m.whole(changed(m.x, t));
-        CHECK(difference(slice(before, 1, 0, t), slice(after, 1, 0, t)) < 1e-6);
-        CHECK(difference(slice(before, 1, t), slice(after, 1, t)) > 1e-3);
+        CHECK(test::worst(slice(before, 1, 0, t), slice(after, 1, 0, t)) < 1e-6);
+        CHECK(test::worst(slice(before, 1, t), slice(after, 1, t)) > 1e-3);
       }
     }
   }
@@ -127,7 +122,7 @@ TEST_SUITE("conformance") {
       if (!m.can(capability::kBidirectional)) continue;
       const auto both = m.context(0, Mechanism::kTokens, false);
       const Tensor before = m.run(m.x, both), after = m.run(changed(m.x, 1), both);
-      CHECK(difference(slice(before, 1, 0, 1), slice(after, 1, 0, 1)) > 1e-3);
+      CHECK(test::worst(slice(before, 1, 0, 1), slice(after, 1, 0, 1)) > 1e-3);
     }
   }
 
@@ -143,7 +138,7 @@ TEST_SUITE("conformance") {
         c.cache = &cache;
         parts.push_back(m.run(slice(m.x, 1, begin, end), c));
       }
-      CHECK(difference(concat(parts, 1), m.whole(m.x)) < 1e-5);
+      CHECK(test::worst(concat(parts, 1), m.whole(m.x)) < 1e-5);
     }
   }
 
@@ -155,7 +150,7 @@ TEST_SUITE("conformance") {
       AttentionContext c = m.context(0, Mechanism::kTokens, m.can(capability::kCausal));
       c.lengths = from_values(std::vector<int32_t>{5, 5}, {2});
       const Tensor before = m.run(m.x, c), after = m.run(changed(m.x, 5), c);
-      CHECK(difference(slice(before, 1, 0, 5), slice(after, 1, 0, 5)) < 1e-6);
+      CHECK(test::worst(slice(before, 1, 0, 5), slice(after, 1, 0, 5)) < 1e-6);
     }
   }
 
@@ -164,7 +159,7 @@ TEST_SUITE("conformance") {
       CAPTURE(type);
       const Mechanism plain(type, "none"), biased(type, "alibi");
       if (!plain.can(capability::kScoreBias)) continue;
-      CHECK(difference(plain.whole(plain.x), biased.whole(biased.x)) > 1e-3);
+      CHECK(test::worst(plain.whole(plain.x), biased.whole(biased.x)) > 1e-3);
     }
   }
 

@@ -13,9 +13,11 @@
 #include "tessera/core/create.h"
 #include "tessera/core/random.h"
 #include "tessera/nn/check.h"
+#include "tessera/tests/support.h"
 #include "tessera/train/optimizer.h"
 
 using namespace tessera;
+using namespace tessera::test;
 
 namespace {
 
@@ -37,14 +39,6 @@ LanguageModel& lm(Model& model) {
 
 Tensor ids(uint64_t salt, int64_t n) {
   return samples::integers({2, n}, 0, 11, salt);
-}
-
-double worst(const Tensor& a, const Tensor& b) {
-  const auto x = a.to_vector<double>();
-  const auto y = b.to_vector<double>();
-  double w = 0;
-  for (size_t i = 0; i < x.size(); ++i) w = std::max(w, std::abs(x[i] - y[i]));
-  return w;
 }
 
 }  // namespace

@@ -16,8 +16,10 @@
 #include "tessera/core/kernels/fill.h"
 #include "tessera/core/random.h"
 #include "tessera/nn/check.h"
+#include "tessera/tests/support.h"
 
 using namespace tessera;
+using namespace tessera::test;
 
 namespace {
 
@@ -32,14 +34,6 @@ DataInfo images(int64_t size, int64_t classes) {
 
 ImageClassifier& vision(Model& model) {
   return dynamic_cast<ImageClassifier&>(model);
-}
-
-double worst(const Tensor& a, const Tensor& b) {
-  const auto x = a.to_vector<double>();
-  const auto y = b.to_vector<double>();
-  double w = 0;
-  for (size_t i = 0; i < x.size(); ++i) w = std::max(w, std::abs(x[i] - y[i]));
-  return w;
 }
 
 // The four 4 × 4 patches of an 8 × 8 image in another order.
