@@ -28,10 +28,6 @@ unsigned grid_of(int64_t count) {
   return static_cast<unsigned>(count);
 }
 
-Tensor empty_heads(const Shape& shape, DType dtype, Device device) {
-  return views::transpose(empty({shape[0], shape[2], shape[1], shape[3]}, {dtype, device}), 1, 2);
-}
-
 namespace {
 
 constexpr int64_t kChunk = 8;  // halves in 16 bytes
@@ -50,13 +46,15 @@ bool follows(const Tensor& x, const Tensor& next) {
 }  // namespace
 
 DenseGradients empty_gradients(const Tensor& q, const Tensor& k, const Tensor& v) {
-  const auto alone = [](const Tensor& x) { return empty_heads(x.shape(), x.dtype(), x.device()); };
+  const auto alone = [](const Tensor& x) {
+    return engine::empty_heads(x.shape(), x.dtype(), x.device());
+  };
   if (q.numel() == 0 || q.size(2) != k.size(2) || !follows(q, k) || !follows(k, v)) {
     return {alone(q), alone(k), alone(v)};
   }
   const int64_t heads = q.size(1) + 2 * k.size(1);
   const Tensor packed =
-      empty_heads({q.size(0), heads, q.size(2), q.size(3)}, q.dtype(), q.device());
+      engine::empty_heads({q.size(0), heads, q.size(2), q.size(3)}, q.dtype(), q.device());
   const auto part = [&](int64_t first, int64_t count) {
     return views::slice(packed, 1, first, first + count);
   };
@@ -68,8 +66,8 @@ Tensor in_chunks(const Tensor& x) {
               reinterpret_cast<uintptr_t>(x.raw_data()) % 16 == 0;
   for (int64_t d = 0; d < 3; ++d) fits = fits && (x.size(d) <= 1 || x.stride(d) % kChunk == 0);
   if (fits) return x;
-  const Tensor wide =
-      empty_heads({x.size(0), x.size(1), x.size(2), rounded(x.size(3))}, x.dtype(), x.device());
+  const Tensor wide = engine::empty_heads({x.size(0), x.size(1), x.size(2), rounded(x.size(3))},
+                                          x.dtype(), x.device());
   kernels::copy(views::slice(wide, 3, 0, x.size(3)), x);
   if (wide.size(3) > x.size(3)) kernels::fill(views::slice(wide, 3, x.size(3), wide.size(3)), 0);
   return wide;
@@ -87,7 +85,8 @@ AttentionResult dense_forward_cuda(const Tensor& query, const Tensor& key, const
   const Shape rows{query.size(0), query.size(1), query.size(2)};
   const Tensor q = in_chunks(query), k = in_chunks(key), v = in_chunks(value);
   const Sizes s = sizes_of(q, k, v, options);
-  const Tensor out = empty_heads({rows[0], rows[1], rows[2], v.size(3)}, q.dtype(), q.device());
+  const Tensor out =
+      engine::empty_heads({rows[0], rows[1], rows[2], v.size(3)}, q.dtype(), q.device());
   const Tensor lse = empty(rows, {DType::f32, q.device()});
   (forward_fits_hopper(s, q, k, v) ? forward_hopper : forward_halves)(s, q, k, v, out, lse);
   return {first_columns(out, value.size(3)), lse};

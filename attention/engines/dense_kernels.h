@@ -43,8 +43,6 @@ Sizes sizes_of(const Tensor& query, const Tensor& key, const Tensor& value,
                const AttentionOptions& options);
 // `count` blocks as a grid; throws beyond what one dimension takes.
 unsigned grid_of(int64_t count);
-// A (B, H, N, D) tensor that lies in memory as (B, N, H, D).
-Tensor empty_heads(const Shape& shape, DType dtype, Device device);
 
 // Where the gradients go. Those of the parts of one packed tensor lie side by side in one buffer,
 // which split() then passes on as it is.

@@ -45,7 +45,8 @@ double scale_of(const AttentionOptions& options, const Tensor& query);
 // query (B, H, N, D), key (B, Hk, M, D) and value (B, Hk, M, Dv) must fit one another, H being a
 // multiple of Hk; errors begin with `op`.
 void check_inputs(std::string_view op, const Tensor& query, const Tensor& key, const Tensor& value);
-// Score entries of one head that a window lets: as AttentionOptions, positions of their own not set.
+// Score entries of one head that a window lets: as AttentionOptions, positions of their own not
+// set.
 int64_t window_entries(int64_t queries, int64_t keys, int64_t left, int64_t right);
 // A (B, H, N, D) tensor that lies in memory as (B, N, H, D), so that merging heads is free.
 Tensor empty_heads(const Shape& shape, DType dtype, Device device);

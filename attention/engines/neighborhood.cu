@@ -89,7 +89,7 @@ AttentionResult neighborhood_forward_cuda(const Tensor& query, const Tensor& key
   const Tensor v = dense::in_chunks(value);
   const Shape rows{q.size(0), q.size(1), q.size(2)};
   const Tensor out =
-      dense::empty_heads({rows[0], rows[1], rows[2], v.size(3)}, q.dtype(), q.device());
+      engine::empty_heads({rows[0], rows[1], rows[2], v.size(3)}, q.dtype(), q.device());
   const Tensor lse = empty(rows, {DType::f32, q.device()});
   TensorList keep;
   forward_halves(problem_of(q, k, v, options, keep), plan_of(options.windows), q, k, v, out, lse);

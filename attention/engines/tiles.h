@@ -1,7 +1,7 @@
 // The heart of the softmax engines: attention by tiles. A tile is some queries and some keys that
-// they are multiplied with; an engine is a way to cut attention into tiles. Scores exist one tile at
-// a time, results come from an online softmax (Milakov & Gimelshein 2018; Dao et al.
-// 2022, "FlashAttention"), gradients from scores computed again and the logsumexp.
+// they are multiplied with; an engine is a way to cut attention into tiles. Scores exist one tile
+// at a time, results come from an online softmax (Milakov & Gimelshein 2018; Dao et al. 2022,
+// "FlashAttention"), gradients from scores computed again and the logsumexp.
 #pragma once
 
 #include <span>
