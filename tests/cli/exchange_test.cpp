@@ -99,7 +99,8 @@ TEST_SUITE("cli") {
       "data": {"type": "glyphs", "transforms": [{"type": "normalize", "mean": [0.2], "std": [0.3]}]},
       "train": {"steps": 2, "batch": 4, "eval_batches": 1}})");
     run_well("train " + config + " --run " + (folder / "a"));
-    run_well("data sample " + config + " --split validation --count 1 --out " + (folder / "images"));
+    run_well("data sample " + config + " --split validation --count 1 --out " +
+             (folder / "images"));
     std::string image;
     for (const auto& file : fs::directory_iterator(folder / "images")) image = file.path().string();
     run_well("export " + (folder / "a") + " " + (folder / "out"));
