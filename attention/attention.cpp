@@ -1,6 +1,7 @@
 #include "tessera/attention/attention.h"
 
 #include "tessera/attention/engines/scores.h"
+#include "tessera/attention/kv_cache.h"
 
 namespace tessera {
 
@@ -9,6 +10,10 @@ Score score_of(const Positions& positions, Device device) {
   if (!b.table.defined()) return {};
   if (b.kind == ScoreBias::Kind::slopes) return alibi(b.table);
   return bucket_bias(b.table, b.max_distance, b.bidirectional);
+}
+
+KvCache Attention::make_cache(int64_t capacity, const CacheOptions& options) const {
+  return KvCache(capacity, options);
 }
 
 void require_capability(std::string_view user, const ChoiceBase& attention,

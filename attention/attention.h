@@ -6,12 +6,14 @@
 
 #include "tessera/attention/engines/score.h"
 #include "tessera/config/registry.h"
+#include "tessera/nn/context.h"
 #include "tessera/nn/module.h"
 #include "tessera/nn/positions.h"
 
 namespace tessera {
 
 class KvCache;
+struct CacheOptions;
 
 // What a mechanism may be asked for. One that cannot do something says so, with the reason, in its
 // static `capabilities` (config/registry.h); a model that needs it refuses the mechanism by name.
@@ -48,7 +50,7 @@ struct AttentionContext {
   Tensor lengths = {};                  // i32 (B): only the first tokens of a row are there
   const Positions* encoding = nullptr;  // rotary turns queries and keys, ALiBi biases scores
   KvCache* cache = nullptr;             // of this layer; null in training
-  int64_t step = 0;                     // of training
+  LayerContext layer = {};              // the step, auxiliary losses, …
 };
 
 class Attention : public Module {
@@ -58,6 +60,8 @@ class Attention : public Module {
 
   // x (B, N, width) → (B, N, width).
   virtual Tensor operator()(const Tensor& x, const AttentionContext& context) = 0;
+  // The cache that it generates with, for at most `capacity` tokens.
+  virtual KvCache make_cache(int64_t capacity, const CacheOptions& options) const;
 };
 
 // What `positions` add to scores, as a functor for engines; the identity for most.

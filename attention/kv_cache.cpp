@@ -263,8 +263,10 @@ int64_t KvCache::bytes_per_token() const {
 }
 
 int64_t KvCache::bytes() const {
-  if (!view_.key.defined()) return 0;
-  return std::accumulate(lengths_.begin(), lengths_.end(), int64_t{0}) * bytes_per_token();
+  int64_t total = 0;
+  for (const auto& [name, tensor] : states_) total += tensor.numel() * size_of(tensor.dtype());
+  if (!view_.key.defined()) return total;
+  return total + std::accumulate(lengths_.begin(), lengths_.end(), int64_t{0}) * bytes_per_token();
 }
 
 int64_t KvCache::reserved_bytes() const {

@@ -1,9 +1,11 @@
 // The keys and values of the past, per layer, for generation.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "tessera/core/tensor.h"
@@ -69,9 +71,12 @@ class KvCache {
   void reserve(int64_t tokens);
   // The host's side of appends of `tokens` tokens to every sequence that a replayed graph has made.
   void replayed(int64_t tokens);
-  int64_t bytes() const;           // of what is stored
+  int64_t bytes() const;           // of what is stored, states included
   int64_t reserved_bytes() const;  // of the memory that is held for it
   const CacheView& view() const { return view_; }
+  // What else a mechanism keeps between steps (a running average, the members of clusters), by
+  // name; undefined at first. It is not truncated with the rest.
+  Tensor& state(const std::string& name) { return states_[name]; }
 
  private:
   // Pages of each sequence; they go back to the pool with the cache.
@@ -97,6 +102,7 @@ class KvCache {
   std::vector<int64_t> lengths_;
   std::unique_ptr<Pages> pages_;
   CacheView view_;
+  std::map<std::string, Tensor> states_;
 };
 
 }  // namespace tessera

@@ -78,7 +78,7 @@ struct Step {
   }
 
   Tensor loss(const Batch& batch, int64_t step) {
-    return task->loss(*model, batch, {.step = step});
+    return training_loss(*task, *model, batch, {.step = step});
   }
 
   void run() {

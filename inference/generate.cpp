@@ -12,7 +12,7 @@ namespace {
 class Window {
  public:
   Window(LanguageModel& model, bool use_cache)
-      : model_(model), device_(model.device()), cached_(use_cache && model.cache_layers() > 0) {}
+      : model_(model), device_(model.device()), cached_(use_cache && !model.make_caches().empty()) {}
 
   // Logits after the tokens, of which the first `known` are already in the cache.
   std::vector<float> logits(const std::vector<int64_t>& tokens) {
@@ -30,10 +30,7 @@ class Window {
 
   void restart() {
     known_ = 0;
-    caches_.clear();
-    for (int64_t i = 0; cached_ && i < model_.cache_layers(); ++i) {
-      caches_.emplace_back(model_.context_length());
-    }
+    if (cached_) caches_ = model_.make_caches();
   }
 
  private:

@@ -71,7 +71,7 @@ ModuleSample feed_forward_sample(const std::string& type) {
                 FeedForwardGeometry{.width = kWidth, .init_std = 0.5, .output_init_std = 0.5});
           },
           [](Module& m, const TensorList& in) {
-            return TensorList{static_cast<FeedForward&>(m)(in[0])};
+            return TensorList{static_cast<FeedForward&>(m)(in[0], {})};
           },
           {samples::normal({2, 3, kWidth})}};
 }

@@ -8,13 +8,14 @@
 #include "tessera/attention/kv_cache.h"
 #include "tessera/config/registry.h"
 #include "tessera/data/dataset.h"
+#include "tessera/nn/context.h"
 #include "tessera/nn/module.h"
 
 namespace tessera {
 
-// State of training that a forward pass may depend on.
 struct ForwardContext {
-  int64_t step = 0;
+  LayerContext layer = {};                 // what every layer sees: the step, auxiliary losses
+  Tensor lengths = {};                     // i32 (B): only the first tokens of a row are there
   std::vector<KvCache>* caches = nullptr;  // one per layer, for incremental generation
 };
 
@@ -32,7 +33,8 @@ class LanguageModel : public Model {
   // The matrix (V, width) that turns hidden states into logits.
   virtual Tensor head() const = 0;
   virtual int64_t context_length() const = 0;
-  virtual int64_t cache_layers() const { return 0; }  // 0: no incremental generation
+  // Empty caches to generate with; none when some layer cannot go on from its past.
+  virtual std::vector<KvCache> make_caches(const CacheOptions& = {}) const { return {}; }
 
   Tensor logits(const Tensor& tokens, const ForwardContext& context = {});  // (B, N, V)
 };

@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "tessera/autograd/custom.h"
 #include "tessera/core/create.h"
 
 namespace tessera {
@@ -29,9 +28,6 @@ BlockOptions block_options(const Transformer::Config& c, const DataInfo& input, 
                 .bias = c.bias,
                 .init_std = c.init_std,
                 .output_init_std = c.init_std / std::sqrt(2.0 * static_cast<double>(c.depth))};
-  o.norm = c.norm;
-  o.norm_eps = c.norm_eps;
-  o.dropout = c.dropout;
   return o;
 }
 
@@ -44,21 +40,21 @@ Transformer::Transformer(const Config& c, const DataInfo& input)
                                                    .heads = c.heads,
                                                    .head_dim = head_dim_of(c)})),
       drop(c.dropout),
-      norm(c.norm, c.width, c.norm_eps, c.bias),
       context_(input.context),
-      checkpoint_(c.checkpoint) {
+      checkpoint_(c.checkpoint),
+      cached_(every_attention(c, capability::kCache)) {
   check(input.vocabulary > 0 && input.context > 0,
         "transformer: wants tokens, but the data has vocabulary {} and context {}",
         input.vocabulary, input.context);
-  require_capability("transformer", c.attention, capability::kCausal);
-  require_capability("transformer", c.attention, capability::kSequence);
+  require_of_blocks("transformer", c, capability::kCausal);
+  require_of_blocks("transformer", c, capability::kSequence);
   if (positions->score_bias({}).table.defined()) {
-    require_capability("transformer", c.attention, capability::kScoreBias);
+    require_of_blocks("transformer", c, capability::kScoreBias);
   }
   for (int64_t i = 0; i < c.depth; ++i) {
-    blocks.push_back(
-        std::make_unique<Block>(c.attention, c.feed_forward, block_options(c, input, i)));
+    blocks.push_back(std::make_unique<Block>(c, block_options(c, input, i)));
   }
+  if (c.residual == "pre") norm.emplace(c.norm, c.width, c.norm_eps, c.bias);
   if (!c.tied) lm_head.emplace(Linear::normal(c.width, input.vocabulary, false, c.init_std));
 }
 
@@ -68,24 +64,30 @@ Tensor Transformer::hidden(const Tensor& tokens, const ForwardContext& context) 
       context.caches != nullptr && !context.caches->empty() ? context.caches->front().length() : 0;
   check(past + tokens.size(1) <= context_,
         "transformer: {} tokens after {} exceed the context of {}", tokens.size(1), past, context_);
-  AttentionContext attention{.causal = true, .encoding = positions.get(), .step = context.step};
+  AttentionContext attention{.causal = true,
+                             .lengths = context.lengths,
+                             .encoding = positions.get(),
+                             .layer = context.layer};
+  attention.layer.tokens = tokens;
   attention.positions =
       arange(static_cast<double>(past), static_cast<double>(past + tokens.size(1)), 1,
              {DType::i64, tokens.device()});
   Residual x{drop(positions->embed(embedding(tokens), attention.positions))};
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (context.caches != nullptr) attention.cache = &(*context.caches)[i];
-    Block& block = *blocks[i];
-    if (checkpoint_ && training()) {
-      const auto run = [&block, attention](const TensorList& in) {
-        return TensorList{block(Residual{in[0]}, attention).sum()};
-      };
-      x = {tessera::checkpoint(run, {x.x})[0]};
-    } else {
-      x = block(x, attention);
-    }
+    x = checkpoint_ && training() ? recomputed(*blocks[i], x, attention)
+                                  : (*blocks[i])(x, attention);
   }
-  return norm(x).y;
+  return norm ? (*norm)(x).y : x.sum();
+}
+
+std::vector<KvCache> Transformer::make_caches(const CacheOptions& options) const {
+  std::vector<KvCache> caches;
+  if (!cached_) return caches;
+  for (const auto& block : blocks) {
+    caches.push_back(block->attention->make_cache(context_, options));
+  }
+  return caches;
 }
 
 }  // namespace tessera

@@ -39,9 +39,6 @@ BlockOptions block_options(const Vit::Config& c, const DataInfo& in, int64_t lay
                 .grid_height = in.height / c.patch,
                 .grid_width = in.width / c.patch,
                 .prefix = 1 + c.distilled};
-  o.norm = c.norm;
-  o.norm_eps = c.norm_eps;
-  o.dropout = c.dropout;
   o.drop_path = c.depth > 1
                     ? c.drop_path * static_cast<double>(layer) / static_cast<double>(c.depth - 1)
                     : c.drop_path;
@@ -72,14 +69,14 @@ Vit::Vit(const Config& c, const DataInfo& in)
       positions(parameter(
           init::truncated_normal({1, patches_of(c, in) + 1 + c.distilled, c.width}, kStd))),
       drop(c.dropout),
-      norm(c.norm, c.width, c.norm_eps),
       head(Linear::truncated_normal(c.width, in.classes, true, kStd)),
       input_(in),
       mean_pool_(c.pool == "mean") {
-  require_capability("vit", c.attention, capability::kBidirectional);
+  require_of_blocks("vit", c, capability::kBidirectional);
   for (int64_t i = 0; i < c.depth; ++i) {
-    blocks.push_back(std::make_unique<Block>(c.attention, c.feed_forward, block_options(c, in, i)));
+    blocks.push_back(std::make_unique<Block>(c, block_options(c, in, i)));
   }
+  if (c.residual == "pre") norm.emplace(c.norm, c.width, c.norm_eps);
   if (!c.distilled) return;
   distillation_token = parameter(init::truncated_normal({1, 1, c.width}, kStd));
   distillation_head.emplace(Linear::truncated_normal(c.width, in.classes, true, kStd));
@@ -97,11 +94,11 @@ Tensor Vit::features(const Tensor& images, const ForwardContext& context) {
   if (distillation_token.defined()) tokens.push_back(expand(distillation_token, {batch, 1, width}));
   tokens.push_back(patches);
   Residual x{drop(concat(tokens, 1) + positions)};
-  AttentionContext attention{.step = context.step};
+  AttentionContext attention{.layer = context.layer};
   attention.positions =
       arange(0, static_cast<double>(x.x.size(1)), 1, {DType::i64, images.device()});
   for (auto& block : blocks) x = (*block)(x, attention);
-  return norm(x).y;
+  return norm ? (*norm)(x).y : x.sum();
 }
 
 std::pair<Tensor, Tensor> Vit::both_logits(const Tensor& images, const ForwardContext& context) {

@@ -18,37 +18,28 @@ struct PatchEmbedding : Module {
 };
 
 // ViT (Dosovitskiy et al. 2021) / DeiT (Touvron et al. 2021): patch embedding, class token, learned
-// positions, pre-norm blocks, norm, linear head on the class token (or the mean of the patches).
-// The distilled variant has a second token with its own head; evaluation averages the two.
+// positions, blocks, norm (after pre-norm blocks), linear head on the class token (or the mean of
+// the patches). The distilled variant has a second token with its own head; evaluation averages the
+// two.
 struct Vit final : ImageClassifier {
-  struct Config {
+  struct Config : BlocksConfig {
     int64_t patch = 4;
-    int64_t width = 64;
-    int64_t depth = 4;
-    int64_t heads = 4;
-    Choice<Attention> attention{"dense"};
-    Choice<FeedForward> feed_forward{"mlp"};
-    std::string norm = "layer";
-    double norm_eps = 1e-6;
     std::string pool = "class";
     bool distilled = false;
-    double dropout = 0;
     double drop_path = 0;
+
+    Config() {
+      width = 64;
+      norm_eps = 1e-6;
+    }
 
     TESSERA_FIELDS(f)
     {
       f("patch", patch, "side of a patch in pixels; must divide the image").min(1).max(1 << 16);
-      f("width", width, "size of the residual stream").min(1).max(1 << 20);
-      f("depth", depth, "number of blocks").min(1).max(1 << 14);
-      f("heads", heads, "attention heads").min(1).max(1 << 16);
-      f("attention", attention, "the token mixer of every block");
-      f("feed_forward", feed_forward, "the position-wise part of every block");
-      f("norm", norm, "normalisation").one_of({"layer", "rms"});
-      f("norm_eps", norm_eps, "added to the variance").above(0);
+      block_fields(f);
       f("pool", pool, "what the head sees: the class token or the mean of the patches")
           .one_of({"class", "mean"});
       f("distilled", distilled, "a second token and head for distillation (DeiT)");
-      f("dropout", dropout, "after the embedding and every branch").min(0).below(1);
       f("drop_path", drop_path, "rate of the last block; rises linearly from 0").min(0).below(1);
     }
   };
@@ -59,7 +50,7 @@ struct Vit final : ImageClassifier {
   Tensor positions;           // (1, tokens, D)
   Dropout drop;
   std::vector<std::unique_ptr<Block>> blocks;
-  Norm norm;
+  std::optional<Norm> norm;  // none where every block ends with one
   Linear head;
   std::optional<Linear> distillation_head;
 

@@ -31,7 +31,7 @@ Mlp::Mlp(const Config& c, const FeedForwardGeometry& g)
       drop(g.dropout),
       phi(tessera::activation(c.activation)) {}
 
-Tensor Mlp::operator()(const Tensor& x) {
+Tensor Mlp::operator()(const Tensor& x, const LayerContext&) {
   if (phi == static_cast<Activation>(gelu_tanh) && !probed()) {
     return drop(mlp(x, up.weight, up.bias, down.weight, down.bias));
   }
@@ -48,7 +48,7 @@ Glu::Glu(const Config& c, const FeedForwardGeometry& g)
       phi(tessera::activation(c.activation)),
       fused_(c.activation == "silu") {}
 
-Tensor Glu::operator()(const Tensor& x) {
+Tensor Glu::operator()(const Tensor& x, const LayerContext&) {
   const Tensor h = fused_ ? swiglu(gate(x), up(x)) : phi(gate(x)) * up(x);
   probe("hidden", h);
   return drop(down(h));

@@ -5,6 +5,7 @@
 
 #include "tessera/autograd/registry.h"
 #include "tessera/config/registry.h"
+#include "tessera/nn/context.h"
 #include "tessera/nn/dropout.h"
 #include "tessera/nn/linear.h"
 
@@ -16,13 +17,17 @@ struct FeedForwardGeometry {
   double dropout = 0;
   double init_std = 0.02;
   double output_init_std = 0.02;  // of the matrix that feeds the residual stream
+  int64_t layer = 0;              // which layer of how many
+  int64_t depth = 1;
 };
 
 class FeedForward : public Module {
  public:
   static constexpr const char* kKind = "feed_forward";
   using Build = std::unique_ptr<FeedForward>(const FeedForwardGeometry&);
-  virtual Tensor operator()(const Tensor& x) = 0;  // (…, width) → (…, width)
+  virtual Tensor operator()(const Tensor& x, const LayerContext& context) = 0;  // (…, width), same
+  // Whether a block adds the result to its input; otherwise the result takes its place.
+  virtual bool residual() const { return true; }
 };
 
 // y = W₂ φ(W₁ x + b₁) + b₂
@@ -44,7 +49,7 @@ struct Mlp final : FeedForward {
   Activation phi;
 
   Mlp(const Config& config, const FeedForwardGeometry& g);
-  Tensor operator()(const Tensor& x) override;
+  Tensor operator()(const Tensor& x, const LayerContext& context) override;
   TESSERA_MEMBERS(up, down, drop)
 };
 
@@ -69,7 +74,7 @@ struct Glu final : FeedForward {
   Activation phi;
 
   Glu(const Config& config, const FeedForwardGeometry& g);
-  Tensor operator()(const Tensor& x) override;
+  Tensor operator()(const Tensor& x, const LayerContext& context) override;
   TESSERA_MEMBERS(gate, up, down, drop)
 
  private:

@@ -52,11 +52,14 @@ NamedTensors values(const std::vector<std::pair<std::string, Tensor*>>& list) {
 // Every handle on a shared tensor must move to the same new one.
 class Convert final : public Members {
  public:
-  explicit Convert(std::function<Tensor(const Tensor&)> convert) : convert_(std::move(convert)) {}
+  explicit Convert(std::function<Tensor(const Tensor&)> convert, bool buffers = true)
+      : convert_(std::move(convert)), buffers_(buffers) {}
 
  protected:
   void parameter(const std::string&, Tensor& tensor) override { replace(tensor, true); }
-  void on_buffer(const std::string&, Tensor& tensor) override { replace(tensor, false); }
+  void on_buffer(const std::string&, Tensor& tensor) override {
+    if (buffers_) replace(tensor, false);
+  }
 
  private:
   void replace(Tensor& tensor, bool is_parameter) {
@@ -69,6 +72,7 @@ class Convert final : public Members {
     tensor = entry->second;
   }
   std::function<Tensor(const Tensor&)> convert_;
+  bool buffers_;
   std::map<const TensorImpl*, Tensor> moved_;
   TensorList keep_;
 };
@@ -157,10 +161,27 @@ void Module::load_state(const NamedTensors& state) {
   }
 }
 
+namespace {
+
+std::function<Tensor(const Tensor&)> cast_to(DType dtype) {
+  return [dtype](const Tensor& x) { return is_floating(x.dtype()) ? kernels::cast(x, dtype) : x; };
+}
+
+}  // namespace
+
 void Module::to(DType dtype) {
-  Convert convert(
-      [dtype](const Tensor& x) { return is_floating(x.dtype()) ? kernels::cast(x, dtype) : x; });
-  convert.walk(*this);
+  Convert(cast_to(dtype)).walk(*this);
+}
+
+void Module::parameters_to(DType dtype) {
+  Convert(cast_to(dtype), false).walk(*this);
+}
+
+bool Module::all_capturable() {
+  for (const auto& [path, module] : collect(*this).modules) {
+    if (!module->capturable()) return false;
+  }
+  return true;
 }
 
 void Module::to(Device device) {

@@ -121,12 +121,20 @@ class Module {
   // before are stale then.
   void to(DType dtype);
   void to(Device device);
+  // Converts parameters alone: state that learns by small moves keeps its precision.
+  void parameters_to(DType dtype);
   Device device();  // of the first parameter or buffer; the CPU when there is none
 
   // Training mode switches dropout, drop-path and batch statistics; children follow.
   void train(bool on = true);
   void eval() { train(false); }
   bool training() const { return training_; }
+
+  // False when what a forward pass does depends on the training step or on values that the host
+  // reads: a step recorded into a graph would repeat the recorded one. A module says so of itself;
+  // all_capturable asks all of them.
+  virtual bool capturable() const { return true; }
+  bool all_capturable();
 
   void zero_grad();
   std::string summary();  // one line per module with parameters: path, type, count

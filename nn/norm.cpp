@@ -62,7 +62,9 @@ BatchNorm::BatchNorm(int64_t channels, double epsilon, double step)
       momentum(step) {}
 
 Tensor BatchNorm::operator()(const Tensor& x) {
-  if (!training()) return batch_norm(x, running_mean, running_var, weight, bias, eps);
+  if (!training()) {
+    return batch_norm(x, running_mean.to(x.dtype()), running_var.to(x.dtype()), weight, bias, eps);
+  }
   const BatchNormResult r = batch_norm(x, weight, bias, eps);
   if (!recomputing()) {
     const double count = static_cast<double>(x.numel()) / static_cast<double>(x.size(1));

@@ -30,11 +30,12 @@ class ImageClassification final : public Task {
     return cross_entropy(logits, batch.at("labels"), {.label_smoothing = c_.label_smoothing});
   }
 
-  void evaluate(Model& model, const Batch& batch, MetricSums& sums) override {
+  void evaluate(Model& model, const Batch& batch, const ForwardContext& context,
+                MetricSums& sums) override {
     NoGrad off;
     auto& classifier = interface_of(model);
     const Tensor& labels = batch.at("labels");
-    const Tensor logits = in_full(classifier.logits(batch.at("images")));
+    const Tensor logits = in_full(classifier.logits(batch.at("images"), context));
     const auto count = static_cast<double>(labels.numel());
     sums.add("loss", cross_entropy(logits, labels).item() * count, count);
     sums.add("accuracy", sum(eq(argmax(logits, -1), labels).to(DType::i64)).item(), count);

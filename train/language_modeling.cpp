@@ -28,11 +28,12 @@ class LanguageModeling final : public Task {
                                 batch.at("targets"), {.label_smoothing = c_.label_smoothing});
   }
 
-  void evaluate(Model& model, const Batch& batch, MetricSums& sums) override {
+  void evaluate(Model& model, const Batch& batch, const ForwardContext& context,
+                MetricSums& sums) override {
     NoGrad off;
     auto& lm = interface_of(model);
     const Tensor& targets = batch.at("targets");
-    Tensor logits = lm.logits(batch.at("tokens"));
+    Tensor logits = lm.logits(batch.at("tokens"), context);
     if (is_half(logits.dtype())) logits = logits.to(DType::f32);
     const auto scored = sum(ge(targets, 0).to(DType::i64)).item();
     const Tensor right = logical_and(eq(argmax(logits, -1), targets), ge(targets, 0));

@@ -28,7 +28,7 @@ std::vector<Parameter> place(Module& module, Device device, DType dtype,
                              const std::vector<std::string>& no_decay) {
   module.to(device);
   const NamedTensors full = module.parameters();
-  if (is_half(dtype)) module.to(dtype);
+  if (is_half(dtype)) module.parameters_to(dtype);
   std::vector<Parameter> list = parameters_of(module, no_decay);
   for (size_t i = 0; i < list.size(); ++i) {
     if (is_half(dtype)) list[i].master = full[i].second.detach();

@@ -1,5 +1,7 @@
 #include "tessera/train/task.h"
 
+#include "tessera/autograd/ops/arithmetic.h"
+
 namespace tessera {
 
 void MetricSums::add(const std::string& name, double sum, double weight) {
@@ -18,6 +20,15 @@ std::map<std::string, double> MetricSums::means() const {
   std::map<std::string, double> result;
   for (const auto& [name, entry] : entries_) result[name] = mean(name);
   return result;
+}
+
+Tensor training_loss(Task& task, Model& model, const Batch& batch, const LayerContext& context) {
+  Auxiliary auxiliary;
+  ForwardContext forward{.layer = context};
+  forward.layer.auxiliary = &auxiliary;
+  Tensor loss = task.loss(model, batch, forward);
+  for (const Tensor& more : auxiliary.losses) loss = loss + more.to(loss.dtype());
+  return loss;
 }
 
 }  // namespace tessera

@@ -37,7 +37,8 @@ class Task {
   // The mean loss of a batch, differentiable.
   virtual Tensor loss(Model& model, const Batch& batch, const ForwardContext& context) = 0;
   // Adds what evaluation reports about a batch: "loss" at least.
-  virtual void evaluate(Model& model, const Batch& batch, MetricSums& sums) = 0;
+  virtual void evaluate(Model& model, const Batch& batch, const ForwardContext& context,
+                        MetricSums& sums) = 0;
   // Metrics made of the averaged ones (perplexity).
   virtual void derive(std::map<std::string, double>& metrics) const { (void)metrics; }
   // What counts as better: the name of a metric, and whether smaller is.
@@ -47,6 +48,9 @@ class Task {
   virtual std::string unit() const = 0;
   virtual int64_t units(const Batch& batch) const = 0;
 };
+
+// The task's loss of a batch with what layers add to it: what training minimises.
+Tensor training_loss(Task& task, Model& model, const Batch& batch, const LayerContext& context);
 
 // The model as the interface a task wants, or an Error that names both.
 template <class Interface>

@@ -95,6 +95,8 @@ class Trainer {
  private:
   bool due(int64_t every) const { return every > 0 && step_ % every == 0; }
 
+  LayerContext layer_context(int64_t step) const { return {.step = step, .steps = c_.train.steps}; }
+
   void note(const std::string& text) {
     if (!options_.quiet) progress_->note(text);
   }
@@ -150,7 +152,7 @@ class Trainer {
     model_->train();
     for (int64_t i = 0; i < c_.train.accumulate; ++i) {
       const Batch batch = loader_.next();
-      const Tensor value = task_->loss(*model_, batch, {.step = step_});
+      const Tensor value = training_loss(*task_, *model_, batch, layer_context(step_));
       loss += value.item() / static_cast<double>(c_.train.accumulate);
       guard(step_, loss, "loss");
       value.backward();
@@ -201,16 +203,20 @@ class Trainer {
   }
 
   std::unique_ptr<DeviceStep> make_device_step() {
+    const bool capturable = model_->all_capturable();
+    check(capturable || c_.train.cuda_graph != "on",
+          "train.cuda_graph: the model's steps differ from one another and cannot be recorded; use "
+          "\"auto\" or \"off\"");
     return DeviceStep::make(*model_,
                             [this](const Batch& batch, int64_t step) {
-                              return task_->loss(*model_, batch, {.step = step});
+                              return training_loss(*task_, *model_, batch, layer_context(step));
                             },
                             parameters_, *optimizer_, ema_ ? &*ema_ : nullptr,
                             {.device = device_,
                              .seed = seed_,
                              .clip = c_.train.clip,
                              .accumulate = c_.train.accumulate,
-                             .cuda_graph = c_.train.cuda_graph});
+                             .cuda_graph = capturable ? c_.train.cuda_graph : "off"});
   }
 
   void measure_speed(Clock::time_point start, int64_t units) {
@@ -255,7 +261,8 @@ class Trainer {
     std::string text = fmt::format("step {}:", step_);
     for (const auto& [name, value] : measure(Split::validation, c_.train.eval_batches)) {
       named["val_" + name] = value;
-      text += fmt::format("  val_{} {:.4f}", name, value);
+      const bool detail = name.find('.') != std::string::npos;  // of one layer
+      if (!detail) text += fmt::format("  val_{} {:.4f}", name, value);
     }
     note(text);
     log.write(step_, named);

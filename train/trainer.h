@@ -26,9 +26,10 @@ struct TrainResult {
 
 // Trains and leaves behind config.json, run.json, metrics.jsonl, TensorBoard events, checkpoints
 // and samples. A run killed at any instant and resumed ends with the same bits as an undisturbed
-// one, for any number of threads (on CUDA: with train.deterministic). SIGINT and SIGTERM finish the step, save and return
-// `interrupted`. A loss or gradient that is not finite ends in an Error that names the step and the
-// last good checkpoint. A folder that already holds a run is refused unless resuming.
+// one, for any number of threads (on CUDA: with train.deterministic). SIGINT and SIGTERM finish the
+// step, save and return `interrupted`. A loss or gradient that is not finite ends in an Error that
+// names the step and the last good checkpoint. A folder that already holds a run is refused unless
+// resuming.
 TrainResult train(const RunConfig& config, const TrainOptions& options);
 
 // A line per expectation of the config with the measured value; `ok` when all hold.

@@ -77,8 +77,7 @@ TEST_CASE("decoding with a cache, token by token or in chunks, equals the whole 
     const Tensor tokens = ids(1, 10);
     const Tensor whole = lm(*model).logits(tokens);
     for (int64_t chunk : {1, 3, 10}) {
-      std::vector<KvCache> caches;
-      for (int64_t i = 0; i < lm(*model).cache_layers(); ++i) caches.emplace_back(12);
+      std::vector<KvCache> caches = lm(*model).make_caches();
       TensorList parts;
       for (int64_t at = 0; at < 10; at += chunk) {
         parts.push_back(lm(*model).logits(slice(tokens, 1, at, std::min<int64_t>(10, at + chunk)),
@@ -156,4 +155,37 @@ TEST_CASE("more tokens than the context are refused") {
 TEST_CASE("a width that heads do not divide is refused with both numbers") {
   CHECK_THROWS_WITH_AS(build(R"({"type": "transformer", "width": 10, "heads": 4})"),
                        doctest::Contains("width 10 is not a multiple of 4 heads"), Error);
+}
+
+TEST_CASE("layers may have their own mixer and position-wise part, and later entries win") {
+  auto model = build(R"({"type": "transformer", "width": 16, "depth": 3, "heads": 4,
+    "attention": {"type": "window", "window": 2},
+    "layers": [{"at": [0, -1], "attention": "dense"}, {"at": [2], "feed_forward": "glu"}]})");
+  auto& t = dynamic_cast<Transformer&>(*model);
+  CHECK(t.blocks[0]->attention->type_name() == "DenseAttentionLayer");
+  CHECK(t.blocks[1]->attention->type_name() == "WindowAttention");
+  CHECK(t.blocks[2]->attention->type_name() == "DenseAttentionLayer");
+  CHECK(t.blocks[1]->feed_forward->type_name() == "Mlp");
+  CHECK(t.blocks[2]->feed_forward->type_name() == "Glu");
+  CHECK_THROWS_WITH_AS(build(R"({"type": "transformer", "depth": 2, "layers": [{"at": [2]}]})"),
+                       doctest::Contains("model.layers: there is no layer 2 of 2"), Error);
+}
+
+TEST_CASE("post-norm blocks end with a norm of their own and the model adds none") {
+  std::string text = kGpt;
+  text.insert(text.size() - 1, R"(, "residual": "post")");
+  auto model = build(text);
+  for (const auto& [name, value] : model->parameters()) CHECK_FALSE(name.starts_with("norm."));
+  NoGrad off;
+  const Tensor h = lm(*model).hidden(ids(1, 6), {});
+  const std::vector<float> values = h.to_vector<float>();
+  for (size_t row = 0; row < values.size(); row += 16) {
+    double sum = 0, square = 0;
+    for (size_t i = 0; i < 16; ++i) {
+      sum += values[row + i];
+      square += values[row + i] * values[row + i];
+    }
+    CHECK(sum / 16 == doctest::Approx(0).epsilon(1e-4));
+    CHECK(square / 16 == doctest::Approx(1).epsilon(1e-3));
+  }
 }

@@ -125,7 +125,7 @@ TEST_CASE("SwiGLU as one pointwise function equals its parts") {
   auto& parts = dynamic_cast<Glu&>(*glu);
   const Tensor x = randn({3, 6});
   const Tensor by_hand = parts.down(activation("silu")(parts.gate(x)) * parts.up(x));
-  const auto a = (*glu)(x).to_vector<float>();
+  const auto a = (*glu)(x, {}).to_vector<float>();
   const auto b = by_hand.to_vector<float>();
   for (size_t i = 0; i < a.size(); ++i) CHECK(a[i] == doctest::Approx(b[i]).epsilon(1e-5));
 }

@@ -169,3 +169,11 @@ TEST_CASE("dropout is the identity in evaluation and keeps the mean in training"
   drop.eval();
   CHECK(drop(x).to_vector<float>() == x.to_vector<float>());
 }
+
+TEST_CASE("converting parameters alone leaves what learns by small moves in full precision") {
+  BatchNorm norm(3);
+  norm.parameters_to(DType::bf16);
+  CHECK(norm.weight.dtype() == DType::bf16);
+  CHECK(norm.weight.requires_grad());
+  CHECK(norm.running_mean.dtype() == DType::f32);
+}

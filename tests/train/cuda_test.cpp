@@ -104,7 +104,7 @@ struct Parts {
     if constexpr (kCuda) {
       step = DeviceStep::make(*model,
                               [this](const Batch& batch, int64_t at) {
-                                return task->loss(*model, batch, {.step = at});
+                                return training_loss(*task, *model, batch, {.step = at});
                               },
                               parameters, *optimizer, nullptr,
                               {.device = test::kGpu,
