@@ -51,14 +51,15 @@ void generate(LanguageModel& model, std::vector<int64_t> prompt, const GenerateO
   std::vector<int64_t>& tokens = prompt;
   if (tokens.size() > context)
     tokens.erase(tokens.begin(), tokens.end() - static_cast<ptrdiff_t>(context));
-  Generator random(options.seed);
+  Sampler sampler(options.sampling, options.seed);
+  sampler.see(tokens);
   Window window(model, options.use_cache);
   for (int64_t i = 0; i < options.tokens; ++i) {
     if (tokens.size() > context) {
       tokens.erase(tokens.begin(), tokens.end() - static_cast<ptrdiff_t>((context + 1) / 2));
       window.restart();
     }
-    const int64_t next = sample(window.logits(tokens), options.sampling, random);
+    const int64_t next = sampler.next(window.logits(tokens));
     if (!on_token(next)) return;
     tokens.push_back(next);
   }
