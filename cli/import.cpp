@@ -20,8 +20,13 @@ struct Options {
 };
 
 constexpr int64_t kLongestWindow = 1024;  // of evaluation
-constexpr const char* kTokenizerFiles[] = {"tokenizer.json", "vocab.json", "encoder.json",
-                                           "merges.txt", "vocab.bpe"};
+constexpr const char* kTokenizerFiles[] = {"tokenizer.json",
+                                           "vocab.json",
+                                           "encoder.json",
+                                           "merges.txt",
+                                           "vocab.bpe",
+                                           "tokenizer_config.json",
+                                           "special_tokens_map.json"};
 
 // Copies the files of a tokenizer into the run, where its config finds them, and reads them.
 // Returns the config that names them.

@@ -82,6 +82,7 @@ void BpeTokenizer::index() {
         model_.characters ? byte_token(b) : std::string(1, static_cast<char>(b));
     const auto found = ids_.find(key);
     bytes_[b] = found == ids_.end() ? -1 : found->second;
+    if (bytes_[b] >= 0) byte_of_[bytes_[b]] = static_cast<char>(b);
   }
   merges_.reserve(model_.merges.size());
   for (size_t rank = 0; rank < model_.merges.size(); ++rank) {
@@ -211,9 +212,8 @@ std::string BpeTokenizer::decode(std::span<const int64_t> ids) const {
       text += token;
       continue;
     }
-    const auto byte = std::find(std::begin(bytes_), std::end(bytes_), static_cast<int32_t>(id));
-    if (byte != std::end(bytes_)) {
-      text += static_cast<char>(byte - std::begin(bytes_));
+    if (const auto byte = byte_of_.find(static_cast<int32_t>(id)); byte != byte_of_.end()) {
+      text += byte->second;
       continue;
     }
     size_t at = 0;
@@ -225,6 +225,14 @@ std::string BpeTokenizer::decode(std::span<const int64_t> ids) const {
     text += token.substr(at);
   }
   return text;
+}
+
+std::optional<int64_t> BpeTokenizer::begin_of_text() const {
+  return model_.begin < 0 ? std::nullopt : std::optional<int64_t>(model_.begin);
+}
+
+std::optional<int64_t> BpeTokenizer::end_of_text() const {
+  return model_.end < 0 ? std::nullopt : std::optional<int64_t>(model_.end);
 }
 
 Json BpeTokenizer::state() const {

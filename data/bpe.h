@@ -20,9 +20,10 @@ struct BpeModel {
   std::vector<std::pair<int32_t, int32_t>> merges;  // ids of the parts, the most frequent first
   std::map<std::string, int32_t> specials;          // never made from plain text
   PieceRule pieces = PieceRule::gpt2;
-  bool characters = false;    // begin with code points; those unknown become byte tokens <0xNN>
-  bool whole_first = false;   // a piece that is a token is that token, whatever the merges say
-  bool space_prefix = false;  // of characters: a space goes before the text
+  bool characters = false;       // begin with code points; those unknown become byte tokens <0xNN>
+  bool whole_first = false;      // a piece that is a token is that token, whatever the merges say
+  bool space_prefix = false;     // of characters: a space goes before the text
+  int32_t begin = -1, end = -1;  // ids that go before a text and behind it; −1 for none
 };
 
 // GPT-2 prints bytes as characters: 33–126, 161–172 and 174–255 as themselves, the others in order
@@ -40,7 +41,7 @@ class BpeTokenizer : public Tokenizer {
     {
       f("path", path,
         "a tokenizer.json, or a folder with one or with vocab.json (encoder.json) and merges.txt "
-        "(vocab.bpe)");
+        "(vocab.bpe); tokenizer_config.json beside them is read too");
       f("model", model, "instead of path: the vocabulary itself, as a run stores it");
     }
   };
@@ -50,6 +51,8 @@ class BpeTokenizer : public Tokenizer {
   int64_t vocabulary() const override { return static_cast<int64_t>(model_.tokens.size()); }
   std::vector<int64_t> encode(std::string_view text) const override;
   std::string decode(std::span<const int64_t> ids) const override;
+  std::optional<int64_t> begin_of_text() const override;
+  std::optional<int64_t> end_of_text() const override;
   Json state() const override;
   const BpeModel& model() const { return model_; }
 
@@ -67,6 +70,7 @@ class BpeTokenizer : public Tokenizer {
   std::unordered_map<std::string_view, int32_t> ids_;
   std::unordered_map<uint64_t, Merge> merges_;
   int32_t bytes_[256];  // ids of single bytes, −1 for none
+  std::unordered_map<int32_t, char> byte_of_;
 };
 
 // Reads what `path` names (see Config); errors name file and entry.

@@ -5,22 +5,13 @@
 #include "tessera/core/error.h"
 #include "tessera/core/file.h"
 #include "tessera/data/bpe.h"
+#include "tessera/data/tokenizer_files.h"
 
 namespace tessera {
 namespace {
 namespace fs = std::filesystem;
 
-// Objects of the size of a vocabulary want look-up by key, not the order of a config.
-using Plain = nlohmann::json;
-
-Plain read_plain(const fs::path& path) {
-  try {
-    return Plain::parse(read_file(path.string()));
-  } catch (const Plain::parse_error& error) {
-    fail("{}: not JSON at byte {}", path.string(), error.byte);
-  }
-}
-
+using Plain = PlainJson;
 using Ids = std::unordered_map<std::string, int32_t>;
 
 // The vocabulary of a file: token text → id, ids 0 … n − 1 each once.
@@ -75,9 +66,27 @@ void to_bytes(BpeModel& model) {
   }
 }
 
+constexpr const char* kEnd = "<|endoftext|>";
+
+// The ids around a text, by the files beside `path`. GPT-2's end needs no file.
+void take_marks(BpeModel& model, const Ids& ids, const Plain& json, const fs::path& path) {
+  TextMarks marks = read_text_marks(path.parent_path(), json);
+  if (marks.end.empty() && model.specials.contains(kEnd)) marks.end = kEnd;
+  const auto id_of = [&](const std::string& token) {
+    if (token.empty()) return -1;
+    const auto found = ids.find(token);
+    check(found != ids.end(), "{}: \"{}\" goes before or behind a text but is no token of it",
+          path.string(), token);
+    model.specials.emplace(token, found->second);
+    return found->second;
+  };
+  model.begin = id_of(marks.begin);
+  model.end = id_of(marks.end);
+}
+
 BpeModel read_two_files(const fs::path& vocabulary, const fs::path& merges) {
   BpeModel model;
-  model.tokens = tokens_of(read_plain(vocabulary), vocabulary.string());
+  model.tokens = tokens_of(read_plain_json(vocabulary), vocabulary.string());
   const Ids ids = ids_of(model.tokens);
   std::ifstream in(merges);
   check(in.good(), "{}: cannot be read", merges.string());
@@ -87,15 +96,10 @@ BpeModel read_two_files(const fs::path& vocabulary, const fs::path& merges) {
     if (line.empty() || (number == 1 && line.starts_with("#version"))) continue;
     model.merges.push_back(merge_of(line, ids, merges.string(), number));
   }
-  const std::string end = "<|endoftext|>";
-  if (const auto found = ids.find(end); found != ids.end()) model.specials[end] = found->second;
+  if (const auto end = ids.find(kEnd); end != ids.end()) model.specials[kEnd] = end->second;
+  take_marks(model, ids, Plain(), vocabulary);
   to_bytes(model);
   return model;
-}
-
-const Plain& member(const Plain& json, const char* key) {
-  static const Plain none;
-  return json.is_object() && json.contains(key) ? json.at(key) : none;
 }
 
 // The rule of pieces that a pre-tokenizer asks for.
@@ -140,7 +144,7 @@ bool has_prefix(const Plain& normalizer) {
 
 BpeModel read_tokenizer_json(const fs::path& path) {
   const std::string where = path.string();
-  const Plain json = read_plain(path);
+  const Plain json = read_plain_json(path);
   const Plain& body = member(json, "model");
   check(body.is_object(), "{}: holds no model", where);
   const std::string type = body.value("type", "BPE");
@@ -162,6 +166,7 @@ BpeModel read_tokenizer_json(const fs::path& path) {
                                           merge.at(1).get<std::string>(), ids, where, number)
                                : merge_of(merge.get<std::string>(), ids, where, number));
   }
+  take_marks(model, ids, json, path);
   model.pieces = pieces_of(member(json, "pre_tokenizer"), where);
   model.characters = body.value("byte_fallback", false);
   model.whole_first = body.value("ignore_merges", false);
@@ -173,6 +178,13 @@ BpeModel read_tokenizer_json(const fs::path& path) {
     to_bytes(model);
   }
   return model;
+}
+
+// Runs of the time before these were stored have none.
+int32_t stored_id(const Json& json, const char* key, int64_t count) {
+  const auto id = json.value(key, int64_t{-1});
+  check(id >= -1 && id < count, "bpe: \"{}\" is {}, outside the vocabulary of {}", key, id, count);
+  return static_cast<int32_t>(id);
 }
 
 fs::path first_of(const fs::path& folder, std::initializer_list<const char*> names) {
@@ -235,7 +247,9 @@ Json to_json_model(const BpeModel& model) {
               {"pieces", to_string(model.pieces)},
               {"characters", model.characters},
               {"whole_first", model.whole_first},
-              {"space_prefix", model.space_prefix}};
+              {"space_prefix", model.space_prefix},
+              {"begin", model.begin},
+              {"end", model.end}};
 }
 
 BpeModel from_json_model(const Json& json, const std::string& where) {
@@ -258,6 +272,8 @@ BpeModel from_json_model(const Json& json, const std::string& where) {
     model.characters = json.at("characters").get<bool>();
     model.whole_first = json.at("whole_first").get<bool>();
     model.space_prefix = json.at("space_prefix").get<bool>();
+    model.begin = stored_id(json, "begin", count);
+    model.end = stored_id(json, "end", count);
   } catch (const Json::exception& error) {
     fail("{}: not a stored vocabulary: {}", where, error.what());
   }

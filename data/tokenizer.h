@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,6 +27,11 @@ struct Tokenizer {
   // The bytes of the ids; throws Error for an id outside the vocabulary. Bytes of one character may
   // come from several ids: show them through a Utf8Stream.
   virtual std::string decode(std::span<const int64_t> ids) const = 0;
+  // The id that a model of this tokenizer expects before a text (Llama's <s>), and the one with
+  // which it says that a text has ended; none where the tokenizer's files name none. encode() adds
+  // neither.
+  virtual std::optional<int64_t> begin_of_text() const { return {}; }
+  virtual std::optional<int64_t> end_of_text() const { return {}; }
   // Learns the vocabulary from a dataset's text. Nothing to do by default.
   virtual void learn(std::string_view /*text*/) {}
   // The config that builds this tokenizer as it is now, with all it learned.

@@ -152,6 +152,53 @@ TEST_CASE("a tokenizer.json of Llama's kind: marks for spaces, bytes for unknown
   CHECK(t.decode(t.encode("ab \xC3\xA9")) == " ab \xC3\xA9");
 }
 
+TEST_CASE("the tokens before and behind a text are those that the files name") {
+  const ScratchFolder folder;
+  const auto write = [&](const char* name, const std::string& text) {
+    write_file_atomic((folder.path / name).string(), text);
+  };
+  const auto tokenizer = [&](const std::string& processor) {
+    write("tokenizer.json", R"({"model": {"vocab": {"a": 0}, "merges": []}, "added_tokens": [
+      {"id": 1, "content": "<s>", "special": true}, {"id": 2, "content": "</s>", "special": true}],
+      "post_processor": )" + processor +
+                                "}");
+    return BpeTokenizer(read_bpe(folder.path));
+  };
+  const char* kTemplate = R"({"type": "Sequence", "processors": [{"type": "ByteLevel"},
+    {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+    {"Sequence": {"id": "A", "type_id": 0}}]}]})";
+  const BpeTokenizer plain = tokenizer("null");
+  CHECK_FALSE(plain.begin_of_text().has_value());
+  CHECK_FALSE(plain.end_of_text().has_value());
+  CHECK(tokenizer(kTemplate).begin_of_text() == 1);
+  CHECK(tokenizer(R"({"type": "RobertaProcessing", "cls": ["<s>", 1], "sep": ["</s>", 2]})")
+            .end_of_text() == 2);
+
+  write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": {"content": "</s>"}})");
+  CHECK_FALSE(tokenizer("null").begin_of_text().has_value());  // named, but not added
+  const BpeTokenizer both = tokenizer(kTemplate);
+  CHECK(both.begin_of_text() == 1);
+  CHECK(both.end_of_text() == 2);
+  const auto stored = from_json<Choice<Tokenizer>>(parse_json(both.state().dump(), "state"));
+  CHECK(stored.build(DataContext{})->begin_of_text() == 1);
+  CHECK(stored.build(DataContext{})->end_of_text() == 2);
+
+  write("tokenizer_config.json", R"({"bos_token": "<s>", "add_bos_token": true})");
+  CHECK(tokenizer("null").begin_of_text() == 1);
+  write("tokenizer_config.json", R"({"bos_token": "<s>", "add_bos_token": false})");
+  CHECK_FALSE(tokenizer(kTemplate).begin_of_text().has_value());
+  write("special_tokens_map.json", R"({"eos_token": "</t>"})");
+  CHECK_THROWS_WITH_AS(tokenizer("null"), doctest::Contains(R"("</t>" goes before or behind)"),
+                       Error);
+}
+
+TEST_CASE("GPT-2 ends a text with its only special token and begins it with none") {
+  const BpeTokenizer* t = gpt2();
+  if (t == nullptr) return;
+  CHECK_FALSE(t->begin_of_text().has_value());
+  CHECK(t->end_of_text() == 50256);
+}
+
 TEST_CASE("files that are no vocabulary are refused in one line that names them") {
   const ScratchFolder folder;
   const auto refused = [&](const char* name, const char* text, const char* why) {
