@@ -245,22 +245,19 @@ int run(const Options& o) {
   return 0;
 }
 
-void add(CLI::App& app) {
-  auto* bench = app.add_subcommand("bench", "measure speed");
-  bench->require_subcommand(1);
+void add(Command app) {
+  Command bench = app.add_subcommand("bench", "measure speed");
+  bench.require_subcommand();
   auto o = std::make_shared<Options>();
-  auto* command = bench->add_subcommand("step", "time a config's training step, op by op");
-  command->add_option("config", o->config, "config file")->required();
-  command->add_option("--steps", o->steps, "how many steps to time (default: 30)")
-      ->check(CLI::Range(1, 100000));
-  command->add_option("--set", o->set, "change the config: --set train.batch=64")
-      ->allow_extra_args();
-  command->add_option("--threads", o->threads, "CPU threads (default: all)")
-      ->check(CLI::Range(1, 1024));
-  command->add_flag("--profile", o->profile,
-                    "time every operation on a device too (always on the CPU)");
-  command->add_flag("--json", o->json, "print the result as JSON");
-  command->callback([o] { set_exit_code(run(*o)); });
+  Command command = bench.add_subcommand("step", "time a config's training step, op by op");
+  command.add_option("config", o->config, "config file").required();
+  command.add_option("--steps", o->steps, "how many steps to time (default: 30)").range(1, 100000);
+  command.add_option("--set", o->set, "change the config: --set train.batch=64").allow_extra_args();
+  command.add_option("--threads", o->threads, "CPU threads (default: all)").range(1, 1024);
+  command.add_flag("--profile", o->profile,
+                   "time every operation on a device too (always on the CPU)");
+  command.add_flag("--json", o->json, "print the result as JSON");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"bench", add};

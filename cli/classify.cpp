@@ -61,17 +61,16 @@ int run(const Options& o) {
   return 0;
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand("classify", "name the class of image files");
-  command->add_option("run", o->run, "run folder")->required();
-  command->add_option("images", o->images, "PNG, JPEG or BMP files of any size")->required();
-  command->add_option("--top", o->top, "how many classes to show (default: 1)")
-      ->check(CLI::Range(1, 1000000));
-  command->add_option("--step", o->step, "which checkpoint (default: the newest)");
-  command->add_option("--device", o->device, "cpu or cuda:0 (default: cpu)");
-  command->add_flag("--json", o->json, "print the result as JSON");
-  command->callback([o] { set_exit_code(run(*o)); });
+  Command command = app.add_subcommand("classify", "name the class of image files");
+  command.add_option("run", o->run, "run folder").required();
+  command.add_option("images", o->images, "PNG, JPEG or BMP files of any size").required();
+  command.add_option("--top", o->top, "how many classes to show (default: 1)").range(1, 1000000);
+  command.add_option("--step", o->step, "which checkpoint (default: the newest)");
+  command.add_option("--device", o->device, "cpu or cuda:0 (default: cpu)");
+  command.add_flag("--json", o->json, "print the result as JSON");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"classify", add};

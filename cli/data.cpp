@@ -125,41 +125,40 @@ int tokenize(const TokenizeOptions& o) {
   return 0;
 }
 
-void add_tokenizers(CLI::App& data) {
+void add_tokenizers(Command data) {
   auto o = std::make_shared<TrainOptions>();
-  auto* train = data.add_subcommand("train-tokenizer",
-                                    "learn a byte-level vocabulary from a text, as GPT-2's");
-  train->add_option("text", o->text, "a text file, .gz too")->required();
-  train->add_option("--out", o->out, "folder for vocab.json and merges.txt")->required();
-  train->add_option("--vocabulary", o->vocabulary,
-                    "tokens, the 256 bytes included (default: 4096)");
-  train->add_option("--pieces", o->pieces,
-                    "what merges do not cross: gpt2 (default), llama3, qwen2");
-  train->add_option("--special", o->specials, "tokens that plain text never makes");
-  train->callback([o] { set_exit_code(train_tokenizer(*o)); });
+  Command train = data.add_subcommand("train-tokenizer",
+                                      "learn a byte-level vocabulary from a text, as GPT-2's");
+  train.add_option("text", o->text, "a text file, .gz too").required();
+  train.add_option("--out", o->out, "folder for vocab.json and merges.txt").required();
+  train.add_option("--vocabulary", o->vocabulary, "tokens, the 256 bytes included (default: 4096)");
+  train.add_option("--pieces", o->pieces,
+                   "what merges do not cross: gpt2 (default), llama3, qwen2");
+  train.add_option("--special", o->specials, "tokens that plain text never makes");
+  train.callback([o] { set_exit_code(train_tokenizer(*o)); });
 
   auto t = std::make_shared<TokenizeOptions>();
-  auto* command = data.add_subcommand("tokenize", "print the ids of a text");
-  command->add_option("tokenizer", t->tokenizer, "tokenizer.json, or the folder of a vocabulary")
-      ->required();
-  command->add_option("text", t->text, "a text file; without it standard input");
-  command->add_flag("--json", t->json, "as a JSON list");
-  command->callback([t] { set_exit_code(tokenize(*t)); });
+  Command command = data.add_subcommand("tokenize", "print the ids of a text");
+  command.add_option("tokenizer", t->tokenizer, "tokenizer.json, or the folder of a vocabulary")
+      .required();
+  command.add_option("text", t->text, "a text file; without it standard input");
+  command.add_flag("--json", t->json, "as a JSON list");
+  command.callback([t] { set_exit_code(tokenize(*t)); });
 }
 
-void add(CLI::App& app) {
-  auto* data = app.add_subcommand("data", "look at data");
-  data->require_subcommand(1);
+void add(Command app) {
+  Command data = app.add_subcommand("data", "look at data");
+  data.require_subcommand();
   auto o = std::make_shared<Options>();
-  auto* command =
-      data->add_subcommand("sample", "write images of a config's data as PNG, or print its text");
-  command->add_option("config", o->config, "config file")->required();
-  command->add_option("--set", o->set, "change the config: --set data.seed=2")->allow_extra_args();
-  command->add_option("--split", o->split, "train, validation or test (default: test)");
-  command->add_option("--count", o->count, "how many (default: 5)")->check(CLI::Range(1, 10000));
-  command->add_option("--out", o->out, "folder for images (default: samples)");
-  command->callback([o] { set_exit_code(run(*o)); });
-  add_tokenizers(*data);
+  Command command =
+      data.add_subcommand("sample", "write images of a config's data as PNG, or print its text");
+  command.add_option("config", o->config, "config file").required();
+  command.add_option("--set", o->set, "change the config: --set data.seed=2").allow_extra_args();
+  command.add_option("--split", o->split, "train, validation or test (default: test)");
+  command.add_option("--count", o->count, "how many (default: 5)").range(1, 10000);
+  command.add_option("--out", o->out, "folder for images (default: samples)");
+  command.callback([o] { set_exit_code(run(*o)); });
+  add_tokenizers(data);
 }
 
 const RegisterCommand row{"data", add};

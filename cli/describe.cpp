@@ -89,16 +89,15 @@ int run(const Options& o) {
   return o.name.empty() ? describe_config(o) : describe_name(o);
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand("describe", "explain a registered name, or a config");
-  command->add_option("name", o->name,
-                      "anything from tessera list, or \"run\" for the whole config");
-  command->add_option("--config", o->config, "show this config resolved, and the model it makes");
-  command->add_option("--set", o->set, "change the config: --set model.width=64")
-      ->allow_extra_args();
-  command->add_flag("--json", o->json, "print the result as JSON");
-  command->callback([o] { set_exit_code(run(*o)); });
+  Command command = app.add_subcommand("describe", "explain a registered name, or a config");
+  command.add_option("name", o->name,
+                     "anything from tessera list, or \"run\" for the whole config");
+  command.add_option("--config", o->config, "show this config resolved, and the model it makes");
+  command.add_option("--set", o->set, "change the config: --set model.width=64").allow_extra_args();
+  command.add_flag("--json", o->json, "print the result as JSON");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"describe", add};

@@ -126,18 +126,17 @@ int run(const Options& o) {
   return 0;
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand("draw-mask", "draw a pattern of block-sparse attention");
-  command->add_option("pattern", o->pattern, "a pattern, or all; an unknown name lists them")
-      ->required();
-  command->add_option("--out", o->out, "the PNG file to write")->required();
-  command->add_option("--n", o->n, "tokens (default: 2048)")->check(CLI::Range(1, 1 << 20));
-  command->add_option("--block", o->block, "tokens of a block (default: 64)")
-      ->check(CLI::Range(1, 1 << 20));
-  command->add_option("--heads", o->heads, "heads of patterns that differ by head (default: 4)")
-      ->check(CLI::Range(1, 64));
-  command->callback([o] { set_exit_code(run(*o)); });
+  Command command = app.add_subcommand("draw-mask", "draw a pattern of block-sparse attention");
+  command.add_option("pattern", o->pattern, "a pattern, or all; an unknown name lists them")
+      .required();
+  command.add_option("--out", o->out, "the PNG file to write").required();
+  command.add_option("--n", o->n, "tokens (default: 2048)").range(1, 1 << 20);
+  command.add_option("--block", o->block, "tokens of a block (default: 64)").range(1, 1 << 20);
+  command.add_option("--heads", o->heads, "heads of patterns that differ by head (default: 4)")
+      .range(1, 64);
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"draw-mask", add};

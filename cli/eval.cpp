@@ -42,16 +42,16 @@ int run(const Options& o) {
   return 0;
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand("eval", "measure a trained model on a split of its data");
-  command->add_option("run", o->run, "run folder")->required();
-  command->add_option("--split", o->split, "train, validation or test (default: validation)");
-  command->add_option("--step", o->step, "which checkpoint (default: the newest)");
-  command->add_option("--batches", o->batches, "how many batches (default: as the config says)");
-  command->add_option("--device", o->device, "cpu or cuda:0 (default: cpu)");
-  command->add_flag("--json", o->json, "print the result as JSON");
-  command->callback([o] { set_exit_code(run(*o)); });
+  Command command = app.add_subcommand("eval", "measure a trained model on a split of its data");
+  command.add_option("run", o->run, "run folder").required();
+  command.add_option("--split", o->split, "train, validation or test (default: validation)");
+  command.add_option("--step", o->step, "which checkpoint (default: the newest)");
+  command.add_option("--batches", o->batches, "how many batches (default: as the config says)");
+  command.add_option("--device", o->device, "cpu or cuda:0 (default: cpu)");
+  command.add_flag("--json", o->json, "print the result as JSON");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"eval", add};

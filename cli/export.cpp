@@ -57,14 +57,14 @@ int run(const Options& o) {
   return 0;
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand(
+  Command command = app.add_subcommand(
       "export", "write a model as the transformers library loads it (GPT-2, Llama, ViT, DeiT)");
-  command->add_option("run", o->run, "run folder")->required();
-  command->add_option("to", o->to, "the folder to write; must not exist")->required();
-  command->add_option("--step", o->step, "which checkpoint (default: the newest)");
-  command->callback([o] { set_exit_code(run(*o)); });
+  command.add_option("run", o->run, "run folder").required();
+  command.add_option("to", o->to, "the folder to write; must not exist").required();
+  command.add_option("--step", o->step, "which checkpoint (default: the newest)");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"export", add};

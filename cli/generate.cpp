@@ -67,30 +67,30 @@ int run(const Options& o) {
   return 0;
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand("generate", "continue a text with a trained language model");
-  command->add_option("run", o->run, "run folder")->required();
-  command->add_option("--prompt", o->prompt, "the text to continue (default: a line break)");
-  command->add_option("--tokens", o->generate.tokens, "how many tokens to add (default: 200)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  Command command = app.add_subcommand("generate", "continue a text with a trained language model");
+  command.add_option("run", o->run, "run folder").required();
+  command.add_option("--prompt", o->prompt, "the text to continue (default: a line break)");
+  command.add_option("--tokens", o->generate.tokens, "how many tokens to add (default: 200)")
+      .range(1, 1 << 30);
   command
-      ->add_option("--temperature", o->generate.sampling.temperature,
-                   "0: always the most probable token (default: 1)")
-      ->check(CLI::Range(0.0, 100.0));
+      .add_option("--temperature", o->generate.sampling.temperature,
+                  "0: always the most probable token (default: 1)")
+      .range(0.0, 100.0);
   command
-      ->add_option("--top-k", o->generate.sampling.top_k, "only the K most probable tokens; 0: all")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
+      .add_option("--top-k", o->generate.sampling.top_k, "only the K most probable tokens; 0: all")
+      .range(0, 1 << 30);
   command
-      ->add_option("--top-p", o->generate.sampling.top_p,
-                   "only the most probable tokens that together reach P (default: 1)")
-      ->check(CLI::Range(0.0, 1.0));
-  command->add_option("--seed", o->generate.seed, "of the random choices (default: 1)");
-  command->add_option("--step", o->step, "which checkpoint (default: the newest)");
-  command->add_flag("--no-cache", o->no_cache, "compute the whole context again for every token");
-  command->add_option("--device", o->device, "cpu or cuda:0 (default: cpu)");
-  command->add_flag("--json", o->json, "print the result as JSON");
-  command->callback([o] { set_exit_code(run(*o)); });
+      .add_option("--top-p", o->generate.sampling.top_p,
+                  "only the most probable tokens that together reach P (default: 1)")
+      .range(0.0, 1.0);
+  command.add_option("--seed", o->generate.seed, "of the random choices (default: 1)");
+  command.add_option("--step", o->step, "which checkpoint (default: the newest)");
+  command.add_flag("--no-cache", o->no_cache, "compute the whole context again for every token");
+  command.add_option("--device", o->device, "cpu or cuda:0 (default: cpu)");
+  command.add_flag("--json", o->json, "print the result as JSON");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"generate", add};

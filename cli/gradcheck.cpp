@@ -78,14 +78,14 @@ int run(const Options& o) {
   return failed == 0 ? 0 : 1;
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand(
+  Command command = app.add_subcommand(
       "gradcheck", "compare gradients with central differences in f64, first and second order");
-  command->add_option("names", o->names, "ops, layers or models, or a kind of them");
-  command->add_flag("--all", o->all, "everything that is registered");
-  command->add_flag("--json", o->json, "print the result as JSON");
-  command->callback([o] { set_exit_code(run(*o)); });
+  command.add_option("names", o->names, "ops, layers or models, or a kind of them");
+  command.add_flag("--all", o->all, "everything that is registered");
+  command.add_flag("--json", o->json, "print the result as JSON");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"gradcheck", add};

@@ -121,23 +121,23 @@ int run(const Options& o) {
   return 0;
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand("import", "make a run of a model trained elsewhere");
+  Command command = app.add_subcommand("import", "make a run of a model trained elsewhere");
   command
-      ->add_option(
+      .add_option(
           "from", o->from,
           "a folder with config.json and model.safetensors (GPT-2, Llama, ViT, DeiT), or a .bin "
           "file of llama2.c")
-      ->required();
-  command->add_option("--run", o->run, "the run folder to write; must not exist")->required();
-  command->add_option("--tokenizer", o->tokenizer,
-                      "tokenizer.json, or a folder with the tokenizer's files (default: those "
-                      "beside the model)");
-  command->add_option("--data", o->data,
-                      "what `tessera eval` measures on: a text file, or a folder of images "
-                      "(default for text: tiny_shakespeare in $TESSERA_DATA_DIR)");
-  command->callback([o] { set_exit_code(run(*o)); });
+      .required();
+  command.add_option("--run", o->run, "the run folder to write; must not exist").required();
+  command.add_option("--tokenizer", o->tokenizer,
+                     "tokenizer.json, or a folder with the tokenizer's files (default: those "
+                     "beside the model)");
+  command.add_option("--data", o->data,
+                     "what `tessera eval` measures on: a text file, or a folder of images "
+                     "(default for text: tiny_shakespeare in $TESSERA_DATA_DIR)");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"import", add};

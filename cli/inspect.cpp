@@ -56,12 +56,12 @@ int run(const Options& o) {
   return inspect_file(o.path, o.json);
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand("inspect", "what is in a run or in a safetensors file");
-  command->add_option("path", o->path, "run folder or FILE.safetensors")->required();
-  command->add_flag("--json", o->json, "print the result as JSON");
-  command->callback([o] { set_exit_code(run(*o)); });
+  Command command = app.add_subcommand("inspect", "what is in a run or in a safetensors file");
+  command.add_option("path", o->path, "run folder or FILE.safetensors").required();
+  command.add_flag("--json", o->json, "print the result as JSON");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"inspect", add};

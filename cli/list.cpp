@@ -66,12 +66,12 @@ int run(const Options& o) {
   return 0;
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand("list", "what can be named in a config, and all ops");
-  command->add_option("kind", o->kind, "only this kind: model, attention, dataset, op, …");
-  command->add_flag("--json", o->json, "print the result as JSON");
-  command->callback([o] { set_exit_code(run(*o)); });
+  Command command = app.add_subcommand("list", "what can be named in a config, and all ops");
+  command.add_option("kind", o->kind, "only this kind: model, attention, dataset, op, …");
+  command.add_flag("--json", o->json, "print the result as JSON");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"list", add};

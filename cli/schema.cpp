@@ -8,9 +8,9 @@
 namespace tessera::cli {
 namespace {
 
-void add(CLI::App& app) {
-  auto* command = app.add_subcommand("schema", "print the JSON Schema of configs, for editors");
-  command->callback([] {
+void add(Command app) {
+  Command command = app.add_subcommand("schema", "print the JSON Schema of configs, for editors");
+  command.callback([] {
     fmt::print("{}\n", schema<RunConfig>().dump(2));
     set_exit_code(0);
   });

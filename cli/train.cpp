@@ -62,25 +62,24 @@ int run(const Options& o) {
   return report.ok ? 0 : 1;
 }
 
-void add(CLI::App& app) {
+void add(Command app) {
   auto o = std::make_shared<Options>();
-  auto* command = app.add_subcommand("train", "train a model from a config file");
-  command->add_option("config", o->config, "config file, or a run folder to go on with")
-      ->required();
-  command->add_option("--run", o->run, "folder of the run (default: runs/<name>)");
-  command->add_flag("--resume", o->resume, "go on from the newest checkpoint of the run");
-  command->add_option("--set", o->set, "change the config: --set train.steps=100 model.width=64")
-      ->allow_extra_args();
-  command->add_flag(
+  Command command = app.add_subcommand("train", "train a model from a config file");
+  command.add_option("config", o->config, "config file, or a run folder to go on with").required();
+  command.add_option("--run", o->run, "folder of the run (default: runs/<name>)");
+  command.add_flag("--resume", o->resume, "go on from the newest checkpoint of the run");
+  command.add_option("--set", o->set, "change the config: --set train.steps=100 model.width=64")
+      .allow_extra_args();
+  command.add_flag(
       "--check", o->check,
       "compare the final metrics with the config's \"expect\"; exit 1 when they fall short");
   command
-      ->add_option("--threads", o->threads,
-                   "CPU threads (default: all; results do not depend on it)")
-      ->check(CLI::Range(1, 1024));
-  command->add_flag("--quiet", o->quiet, "no progress");
-  command->add_flag("--json", o->json, "print the result as JSON");
-  command->callback([o] { set_exit_code(run(*o)); });
+      .add_option("--threads", o->threads,
+                  "CPU threads (default: all; results do not depend on it)")
+      .range(1, 1024);
+  command.add_flag("--quiet", o->quiet, "no progress");
+  command.add_flag("--json", o->json, "print the result as JSON");
+  command.callback([o] { set_exit_code(run(*o)); });
 }
 
 const RegisterCommand row{"train", add};
