@@ -79,7 +79,8 @@ void write_transforms(const fs::path& folder, const ModelSpec& spec,
 ForeignModel read_hugging_face(const fs::path& folder) {
   const fs::path config_file = folder / "config.json";
   const Json config = read_json(config_file);
-  const Family& family = find_family(config, config_file.string());
+  const std::string name = config_file.string();
+  const Family& family = find_family(config, name);
   ForeignModel result;
   result.spec = read_spec(family, config, config_file.string());
   NamedTensors theirs;

@@ -119,7 +119,8 @@ ForeignModel read_llama2c(const fs::path& path) {
   const auto file = MappedFile::open(path.string());
   const Header header = read_header(*file);
   const Json config = config_of(header);
-  const Family& family = find_family(config, path.string());
+  const std::string name = path.string();
+  const Family& family = find_family(config, name);
   const NamedTensors theirs = read_tensors(file, header);
   ForeignModel result;
   result.spec = read_spec(family, config, path.string());
