@@ -1,10 +1,14 @@
 #include "tessera/attention/self_attention.h"
 
+#include <atomic>
+
 #include "tessera/attention/engines/decode.h"
 #include "tessera/attention/kv_cache.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/tape.h"
+#include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
+#include "tessera/core/view.h"
 
 namespace tessera {
 namespace {
@@ -21,6 +25,8 @@ int64_t kv_heads_of(std::string_view name, const ProjectionConfig& c, const Geom
   check(g.heads % kv == 0, "{}: {} heads are not a multiple of {} kv_heads", name, g.heads, kv);
   return kv;
 }
+
+std::atomic<int> weights_wanted{0};
 
 // (B, N, heads · D) as (B, heads, N, D), a view.
 Tensor split_heads(const Tensor& x, int64_t heads, int64_t head_dim) {
@@ -82,9 +88,26 @@ Tensor SelfAttention::operator()(const Tensor& x, const AttentionContext& contex
   }
   const AttentionResult r = context.cache != nullptr ? attend_past(q, k, v, options, context)
                                                      : attend(q, k, v, options, context);
+  probe("query", q);
+  probe("key", k);
+  if (weights_wanted.load(std::memory_order_relaxed) > 0 && context.cache == nullptr) [[unlikely]] {
+    const int64_t keys = k.size(2);
+    const Tensor one = eye(keys, {k.dtype(), k.device()});
+    const Tensor values =
+        kernels::contiguous(views::expand(one, {k.size(0), k.size(1), keys, keys}));
+    probe("weights", attend(q, k, values, options, context).output);
+  }
   probe("output", r.output);
   probe("logsumexp", r.logsumexp);
   return out(reshape(transpose(r.output, 1, 2), {x.size(0), x.size(1), width}));
+}
+
+WeightsScope::WeightsScope() {
+  ++weights_wanted;
+}
+
+WeightsScope::~WeightsScope() {
+  --weights_wanted;
 }
 
 }  // namespace tessera

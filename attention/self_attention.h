@@ -51,4 +51,15 @@ class SelfAttention : public Attention {
   int64_t head_dim_;
 };
 
+// While one lives, every SelfAttention also probes "weights" (B, H, N, M): the matrix that its
+// values are multiplied with, whatever the engine. It is what `attend` makes of the identity as
+// values, so it costs N² M: for short inputs.
+class WeightsScope {
+ public:
+  WeightsScope();
+  ~WeightsScope();
+  WeightsScope(const WeightsScope&) = delete;
+  WeightsScope& operator=(const WeightsScope&) = delete;
+};
+
 }  // namespace tessera

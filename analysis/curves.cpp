@@ -1,0 +1,112 @@
+// What a run logged while it trained.
+#include <algorithm>
+#include <set>
+
+#include "tessera/analysis/picture.h"
+
+namespace tessera {
+namespace {
+
+// Values that follow the raw ones slowly.
+Series smoothed(const Series& raw, double keep) {
+  Series out = raw;
+  double mean = 0, weight = 0;
+  for (size_t i = 0; i < raw.y.size(); ++i) {
+    mean = keep * mean + (1 - keep) * raw.y[i];
+    weight = keep * weight + (1 - keep);
+    out.y[i] = mean / weight;
+  }
+  return out;
+}
+
+// The names of metrics that belong to the whole model, by the chart they are shown in.
+std::map<std::string, std::vector<std::string>> charts_of(const std::vector<Json>& rows) {
+  std::set<std::string> names;
+  for (const Json& row : rows) {
+    for (const auto& [name, value] : row.items()) {
+      if (name != "step" && name.find('.') == std::string::npos && value.is_number()) {
+        names.insert(name);
+      }
+    }
+  }
+  std::map<std::string, std::vector<std::string>> charts;
+  for (const std::string& name : names) {
+    std::string chart = name;
+    for (const char* prefix : {"train_", "val_", "test_"}) {
+      if (name.starts_with(prefix)) chart = name.substr(std::string_view(prefix).size());
+    }
+    charts[chart].push_back(name);
+  }
+  return charts;
+}
+
+// loss, accuracy and lr first, the others by name.
+int rank(const std::string& chart) {
+  constexpr const char* kFirst[] = {"loss", "accuracy", "lr"};
+  for (int i = 0; i < 3; ++i) {
+    if (chart == kFirst[i]) return i;
+  }
+  return chart.ends_with("_per_second") ? 3 : 4;
+}
+
+class Curves final : public Picture {
+ public:
+  struct Config {
+    double smoothing = 0.9;
+    bool log_loss = false;
+    TESSERA_FIELDS(f)
+    {
+      f("smoothing", smoothing, "share kept of the running mean of training losses")
+          .min(0)
+          .below(1);
+      f("log_loss", log_loss, "losses on a logarithmic axis");
+    }
+  };
+  explicit Curves(const Config& config) : c_(config) {}
+
+  bool offered(PictureInput& input) const override { return !input.metrics().empty(); }
+
+  std::vector<NamedCanvas> draw(PictureInput& input) const override {
+    const auto charts = charts_of(input.metrics());
+    std::vector<std::string> order;
+    for (const auto& [chart, names] : charts) order.push_back(chart);
+    std::stable_sort(order.begin(), order.end(),
+                     [](const std::string& a, const std::string& b) { return rank(a) < rank(b); });
+    std::vector<Captioned> panels;
+    for (const std::string& chart : order)
+      panels.push_back({panel(input, chart, charts.at(chart))});
+    return {{"curves", draw_grid(panels, 2)}};
+  }
+
+ private:
+  Canvas panel(PictureInput& input, const std::string& title,
+               const std::vector<std::string>& names) const {
+    Chart chart{.title = title, .x_label = "step", .width = 560, .height = 320};
+    chart.log_y = title == "loss" && c_.log_loss;
+    int64_t index = 0;
+    for (const std::string& name : names) {
+      Series raw = input.metric(name);
+      raw.color = category_color(index++);
+      raw.points = raw.x.size() <= 40;
+      if (name == "train_loss" && raw.x.size() > 20) {
+        Series smooth = smoothed(raw, c_.smoothing);
+        raw.color = mix(*raw.color, colors::kWhite, 0.65);
+        raw.name.clear();
+        raw.points = smooth.points = false;
+        chart.series.push_back(std::move(raw));
+        chart.series.push_back(std::move(smooth));
+      } else {
+        chart.series.push_back(std::move(raw));
+      }
+    }
+    return tessera::draw(chart);
+  }
+
+  Config c_;
+};
+
+TESSERA_REGISTER(Picture, Curves, "curves", "loss, accuracy, learning rate, speed over training",
+                 "");
+
+}  // namespace
+}  // namespace tessera
