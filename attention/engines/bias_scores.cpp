@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "tessera/attention/engines/make_score.h"
 #include "tessera/attention/engines/scores.h"
 
@@ -16,6 +18,9 @@ struct Addition {
 struct OffsetBias : Addition {
   static constexpr std::string_view name = "offset_bias";
   int64_t per_head, width, left;
+  Shape table_shape(int, const ScoreSizes& sizes) const {
+    return {per_head == 0 ? 1 : sizes.heads, width};
+  }
   TESSERA_HD int64_t index(int, const ScorePlace& at) const {
     const int64_t offset = left - at.distance();
     return offset < 0 || offset >= width ? -1 : at.head * per_head + offset;
@@ -26,6 +31,9 @@ struct OffsetBias : Addition {
 struct DistanceBias : Addition {
   static constexpr std::string_view name = "distance_bias";
   int64_t per_head, width;
+  Shape table_shape(int, const ScoreSizes& sizes) const {
+    return {per_head == 0 ? 1 : sizes.heads, width};
+  }
   TESSERA_HD int64_t index(int, const ScorePlace& at) const {
     const int64_t d = at.distance() < 0 ? -at.distance() : at.distance();
     return at.head * per_head + (d < width ? d : width - 1);
@@ -35,10 +43,14 @@ struct DistanceBias : Addition {
 
 struct BucketBias : Addition {
   static constexpr std::string_view name = "bucket_bias";
-  int64_t heads, buckets, max_distance;
+  static constexpr int kMost = 256;  // buckets
+  int heads, buckets;
   bool bidirectional;
+  int32_t from[kMost];  // of the buckets of a direction: their least distance
+
+  Shape table_shape(int, const ScoreSizes& sizes) const { return {buckets, sizes.heads}; }
   TESSERA_HD int64_t index(int, const ScorePlace& at) const {
-    int64_t d = at.distance(), first = 0, count = buckets;
+    int d = at.distance(), first = 0, count = buckets;
     if (bidirectional) {
       count /= 2;
       if (d < 0) first = count;
@@ -46,24 +58,49 @@ struct BucketBias : Addition {
     } else if (d < 0) {
       d = 0;
     }
-    return (first + bucket(d, count)) * heads + at.head;
+    return int64_t{first + bucket(d, count)} * heads + at.head;
   }
   bool differs(ScoreAxis axis) const { return axis == ScoreAxis::head; }
 
  private:
-  TESSERA_HD int64_t bucket(int64_t distance, int64_t count) const {
-    const int64_t exact = count / 2;
-    if (distance < exact) return distance;
-    const double share = math::log(static_cast<double>(distance) / static_cast<double>(exact)) /
-                         math::log(static_cast<double>(max_distance) / static_cast<double>(exact));
-    const auto step = static_cast<int64_t>(share * static_cast<double>(count - exact));
-    return exact + (step < count - exact ? step : count - exact - 1);
+  // The last of `count` buckets that begins at the distance or before it.
+  TESSERA_HD int bucket(int distance, int count) const {
+    int low = 0, high = count;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (from[middle] <= distance ? low : high) = middle;
+    }
+    return low;
   }
 };
+
+// The least distances of `count` buckets. Half of them hold one distance each; beyond, bucket b
+// begins where log(distance / exact) / log(most / exact) · (count − exact) reaches b − exact.
+void set_buckets(int32_t* from, int count, int64_t most) {
+  const int exact = count / 2;
+  const double whole = std::log(static_cast<double>(most) / exact);
+  for (int b = 0; b < exact; ++b) from[b] = b;
+  for (int b = exact; b < count; ++b) {
+    const int wanted = b - exact;
+    const auto reached = [&](int32_t distance) {
+      return std::log(static_cast<double>(distance) / exact) / whole * (count - exact) >= wanted;
+    };
+    // Near enough for the rounding of this power.
+    const double near = exact * std::exp(whole * wanted / (count - exact));
+    auto distance = std::max(exact, static_cast<int32_t>(near) - 2);
+    while (!reached(distance)) ++distance;
+    from[b] = distance;
+  }
+}
 
 struct Bias : Addition {
   static constexpr std::string_view name = "bias";
   int64_t batch, head, query, key;
+  Shape table_shape(int, const ScoreSizes& sizes) const {
+    const auto size = [](int64_t step, int64_t all) { return step == 0 ? 1 : all; };
+    return {size(batch, sizes.batch), size(head, sizes.heads), size(query, sizes.queries),
+            size(key, sizes.keys)};
+  }
   TESSERA_HD int64_t index(int, const ScorePlace& at) const {
     return at.batch * batch + at.head * head + at.query * query + at.key * key;
   }
@@ -91,12 +128,14 @@ Score distance_bias(const Tensor& table) {
 }
 
 Score bucket_bias(const Tensor& table, int64_t max_distance, bool bidirectional) {
-  check(table.rank() == 2 && table.size(0) >= 4, "bucket_bias: wants (buckets ≥ 4, H), got {}",
-        table.shape());
-  check(max_distance > table.size(0) / 2, "bucket_bias: max_distance {} must be above {}",
-        max_distance, table.size(0) / 2);
-  return make_score(BucketBias{{}, table.size(1), table.size(0), max_distance, bidirectional},
-                    {table});
+  check(table.rank() == 2 && table.size(0) >= 4 && table.size(0) <= BucketBias::kMost,
+        "bucket_bias: wants (4 ≤ buckets ≤ {}, H), got {}", BucketBias::kMost, table.shape());
+  check(max_distance > table.size(0) / 2 && max_distance < INT32_MAX,
+        "bucket_bias: max_distance {} must be above {}", max_distance, table.size(0) / 2);
+  const auto buckets = static_cast<int>(table.size(0));
+  BucketBias f{{}, static_cast<int>(table.size(1)), buckets, bidirectional, {}};
+  set_buckets(f.from, bidirectional ? buckets / 2 : buckets, max_distance);
+  return make_score(f, {table});
 }
 
 Score bias(const Tensor& table) {

@@ -74,8 +74,8 @@ struct BlockSparseAttention {
       }
     }
     TensorList keep;
-    const AttentionGradients g =
-        attend_tiles_backward(tiled(in, keep), result, b.grad(0), grad_lse);
+    const AttentionGradients g = attend_tiles_backward(tiled(in, keep), result, b.grad(0), grad_lse,
+                                                       engine::wants_tables(b));
     b.add(0, g.query);
     b.add(1, g.key);
     b.add(2, g.value);
@@ -303,8 +303,9 @@ AttentionResult block_sparse_attention(const Tensor& query, const Tensor& key, c
   AttentionOptions o = combined(mask.grid, options);
   o.scale = engine::scale_of(options, query);
   TensorList inputs{query, key, value};
-  for (const Tensor& table : options.score.tables()) {
-    inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));
+  for (const Tensor& x :
+       engine::score_tables("block_sparse_attention", options.score, query, key.size(2))) {
+    inputs.push_back(x);
   }
   TensorList out = apply_list(BlockSparseAttention{mask, o}, inputs);
   return {out[0], out[1]};

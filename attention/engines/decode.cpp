@@ -411,6 +411,7 @@ void check_problem(Problem& p) {
           "decode_attention: {} selected keys are too many", s.size(2) * o.selected_size);
     p.options.selected = views::expand(s, {batch, k.size(1), s.size(2)});
   }
+  engine::check_tables("decode_attention", o.score, q, p.keys);
   for (const Tensor& table : o.score.tables()) {
     check(table.device() == q.device(), "decode_attention: a table of {} lies on {}, queries on {}",
           o.score.name(), table.device(), q.device());

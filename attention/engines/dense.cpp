@@ -47,10 +47,8 @@ struct DenseAttention {
       }
     }
     TensorList keep;
-    bool wants_tables = false;
-    for (size_t i = 3; i < in.size(); ++i) wants_tables |= b.needs(static_cast<int>(i));
-    const AttentionGradients g =
-        attend_tiles_backward(tiled(in, keep), forward, b.grad(0), grad_lse, wants_tables);
+    const AttentionGradients g = attend_tiles_backward(tiled(in, keep), forward, b.grad(0),
+                                                       grad_lse, engine::wants_tables(b));
     b.add(0, g.query);
     b.add(1, g.key);
     b.add(2, g.value);
@@ -197,8 +195,9 @@ AttentionResult dense_attention(const Tensor& query, const Tensor& key, const Te
   AttentionOptions resolved = options;
   resolved.scale = engine::scale_of(options, query);
   TensorList inputs{query, key, value};
-  for (const Tensor& table : options.score.tables()) {
-    inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));
+  for (const Tensor& x :
+       engine::score_tables("dense_attention", options.score, query, key.size(2))) {
+    inputs.push_back(x);
   }
   TensorList out = apply_list(DenseAttention{resolved}, inputs);
   return {out[0], out[1]};

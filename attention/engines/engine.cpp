@@ -48,6 +48,35 @@ void check_inputs(std::string_view op, const Tensor& query, const Tensor& key,
         "{}: devices differ: {}, {}, {}", op, query.device(), key.device(), value.device());
 }
 
+void check_tables(std::string_view op, const Score& score, const Tensor& query, int64_t keys) {
+  const ScoreSizes sizes{query.size(0), query.size(1), query.size(2), keys};
+  int number = 0;
+  for (const Tensor& table : score.tables()) {
+    const ScoreKernels& kernels = score.kernels();
+    const Shape wanted = kernels.table_shape(kernels.functor, number++, sizes);
+    check(table.shape() == wanted,
+          "{}: a table of {} is {}; for scores ({}, {}, {}, {}) it must be {}", op, score.name(),
+          table.shape(), sizes.batch, sizes.heads, sizes.queries, sizes.keys, wanted);
+  }
+}
+
+TensorList score_tables(std::string_view op, const Score& score, const Tensor& query,
+                        int64_t keys) {
+  check_tables(op, score, query, keys);
+  TensorList tables;
+  for (const Tensor& table : score.tables()) {
+    tables.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));
+  }
+  return tables;
+}
+
+bool wants_tables(const Backward& b) {
+  const size_t inputs = b.input_list().size();
+  bool wants = false;
+  for (size_t i = 3; i < inputs; ++i) wants |= b.needs(static_cast<int>(i));
+  return wants;
+}
+
 int64_t window_entries(int64_t queries, int64_t keys, int64_t left, int64_t right) {
   // Σ_i of first + i, cut to [0, keys].
   auto sum_from = [&](int64_t first) {

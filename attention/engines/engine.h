@@ -2,6 +2,7 @@
 #pragma once
 
 #include "tessera/attention/engines/score.h"
+#include "tessera/autograd/op.h"
 #include "tessera/core/tensor.h"
 
 namespace tessera {
@@ -45,6 +46,12 @@ double scale_of(const AttentionOptions& options, const Tensor& query);
 // query (B, H, N, D), key (B, Hk, M, D) and value (B, Hk, M, Dv) must fit one another, H being a
 // multiple of Hk; errors begin with `op`.
 void check_inputs(std::string_view op, const Tensor& query, const Tensor& key, const Tensor& value);
+// The tables of `score` must have the shapes that scores (B, H, N of `query`, `keys`) look up.
+void check_tables(std::string_view op, const Score& score, const Tensor& query, int64_t keys);
+// Those tables, checked, in the dtype in which engines read them: f32 for halves.
+TensorList score_tables(std::string_view op, const Score& score, const Tensor& query, int64_t keys);
+// Whether a gradient of an input after query, key and value, a table, is wanted.
+bool wants_tables(const Backward& b);
 // Score entries of one head that a window lets: as AttentionOptions, positions of their own not
 // set.
 int64_t window_entries(int64_t queries, int64_t keys, int64_t left, int64_t right);

@@ -85,8 +85,8 @@ struct GatherAttention {
       }
     }
     TensorList keep;
-    const AttentionGradients g =
-        attend_tiles_backward(tiled(in, keep), forward, b.grad(0), grad_lse);
+    const AttentionGradients g = attend_tiles_backward(tiled(in, keep), forward, b.grad(0),
+                                                       grad_lse, engine::wants_tables(b));
     add(g.query, g.key, g.value);
     for (size_t k = 0; k < g.tables.size(); ++k) b.add(static_cast<int>(3 + k), g.tables[k]);
   }
@@ -134,8 +134,8 @@ AttentionResult attend(GatherAttention op, const Tensor& query, const Tensor& ke
                        const Tensor& value) {
   TensorList inputs{query, key, value};
   const AttentionOptions& o = op.options;
-  for (const Tensor& table : o.score.tables()) {
-    inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));
+  for (const Tensor& x : engine::score_tables(op.name, o.score, query, key.size(2))) {
+    inputs.push_back(x);
   }
   const bool fast = has_kernel(query, value, o);
   if (!fast) {  // its checks

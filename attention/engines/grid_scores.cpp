@@ -16,6 +16,10 @@ struct ContextualBias {
   WindowRule windows;
   int64_t batch[kCount], head[kCount];  // strides
 
+  Shape table_shape(int table, const ScoreSizes& sizes) const {
+    return {batch[table] == 0 ? 1 : sizes.batch, head[table] == 0 ? 1 : sizes.heads, sizes.queries,
+            2 * windows.axis[kAxes - kCount + table].window - 1};
+  }
   TESSERA_HD int64_t index(int table, const ScorePlace& at) const {
     const int a = kAxes - kCount + table;
     const int window = windows.axis[a].window;
@@ -57,13 +61,19 @@ Score contextual(const TensorList& list, const WindowRule& windows) {
 Score grid_bias(const Tensor& table, const WindowRule& windows) {
   Shape wanted;
   for (int a = kAxes - windows.axes; a < kAxes; ++a) {
-    wanted.push_back(2 * windows.axis[a].window - 1);
+    const AxisWindows& x = windows.axis[a];
+    check(x.block > 0 || (!x.causal && x.window % 2 == 1),
+          "grid_bias: an axis has {} windows of {}; a neighborhood with biases wants odd windows "
+          "and no causal axis",
+          x.causal ? "causal" : "even", x.window);
+    wanted.push_back(2 * x.window - 1);
   }
   Shape places = table.shape();
   if (!places.empty()) places.erase(0);
   check(table.rank() == windows.axes + 1 && places == wanted,
         "grid_bias: the table is {}; it must be (H or 1) followed by {}", table.shape(), wanted);
-  return make_score(GridBias{windows, table.size(0) == 1 ? 0 : wanted.numel()}, {table});
+  const int64_t per_head = table.size(0) == 1 ? 0 : wanted.numel();
+  return make_score(GridBias{windows, per_head}, {table});
 }
 
 Score contextual_bias(const TensorList& tables, const WindowRule& windows) {

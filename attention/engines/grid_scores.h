@@ -36,6 +36,14 @@ struct GridBias {
   WindowRule windows;
   int64_t per_head;  // 0: one table for all
 
+  Shape table_shape(int, const ScoreSizes& sizes) const {
+    Shape shape{per_head == 0 ? 1 : sizes.heads};
+    for (int a = kAxes - windows.axes; a < kAxes; ++a) {
+      shape.push_back(2 * windows.axis[a].window - 1);
+    }
+    return shape;
+  }
+
   TESSERA_HD int64_t index(int, const ScorePlace& at) const {
     const GridPlace q = GridPlace::of_query(windows, at.query);
     const GridPlace k = GridPlace::of_key(windows, at.key);

@@ -101,6 +101,17 @@ Tensor score_definition(const void* functor, const Tensor& scores, const TensorL
   return score_pointwise(f, scores, features, std::make_index_sequence<kTables + kNumbers>{});
 }
 
+template <class F>
+Shape score_table_shape(const void* functor, [[maybe_unused]] int table,
+                        [[maybe_unused]] const ScoreSizes& sizes) {
+  [[maybe_unused]] const F& f = *static_cast<const F*>(functor);
+  if constexpr (table_count<F>() > 0) {
+    return f.table_shape(table, sizes);
+  } else {
+    return {};
+  }
+}
+
 }  // namespace detail
 
 // Binds a functor to its tables (dense, of the dtype of the queries or f32). The functor is plain
@@ -122,6 +133,7 @@ Score make_score(const F& f, TensorList tables = {}) {
       backward_f32 = detail::score_backward_row<F, float>;
       backward_f64 = detail::score_backward_row<F, double>;
       definition = detail::score_definition<F>;
+      table_shape = detail::score_table_shape<F>;
       for (int axis = 0; axis < 4; ++axis) {
         differs[axis] = detail::score_differs(copy, static_cast<ScoreAxis>(axis));
       }

@@ -82,8 +82,8 @@ struct NeighborhoodAttention {
     const Tensor grad_lse = b.has_grad(1) ? kernels::contiguous(b.grad(1)) : Tensor();
     const TensorList in = b.input_list();
     const AttentionResult forward{b.saved(0), b.saved(1)};
+    const bool learned = engine::wants_tables(b);
     if constexpr (kCuda) {
-      const bool learned = in.size() > 3 && b.needs(3);
       if (runs_on_tensor_cores(in, learned)) {
         const NeighborhoodGradients g = neighborhood_backward_cuda(
             in[0], in[1], in[2], forward, b.grad(0), grad_lse, options_with(in), learned);
@@ -94,7 +94,8 @@ struct NeighborhoodAttention {
         return;
       }
     }
-    const AttentionGradients g = attend_tiles_backward(tiled(in), forward, b.grad(0), grad_lse);
+    const AttentionGradients g =
+        attend_tiles_backward(tiled(in), forward, b.grad(0), grad_lse, learned);
     b.add(0, g.query);
     b.add(1, g.key);
     b.add(2, g.value);
@@ -139,19 +140,6 @@ void check_windows(const Tensor& query, const Tensor& key, const NeighborhoodOpt
   check(query.size(2) == o.windows.queries() && key.size(2) == o.windows.keys(),
         "{}: {} queries and {} keys, where the windows have {} and {}", kName, query.size(2),
         key.size(2), o.windows.queries(), o.windows.keys());
-  if (o.score.name() == "grid_bias") {
-    const Shape& table = o.score.tables()[0].shape();
-    check(table[0] == 1 || table[0] == query.size(1), "{}: a grid_bias for {} heads, not {}", kName,
-          table[0], query.size(1));
-  }
-  if (o.score.name() == "contextual_bias") {
-    for (const Tensor& x : o.score.tables()) {
-      check((x.size(0) == 1 || x.size(0) == query.size(0)) &&
-                (x.size(1) == 1 || x.size(1) == query.size(1)) && x.size(2) == query.size(2),
-            "{}: a contextual_bias table {} does not fit the query {}", kName, x.shape(),
-            query.shape());
-    }
-  }
 }
 
 // A sample: key tokens, then what the score takes.
@@ -254,8 +242,8 @@ AttentionResult neighborhood_attention(const Tensor& query, const Tensor& key, c
   NeighborhoodOptions resolved = options;
   resolved.scale = engine::scale_of({.scale = options.scale}, query);
   TensorList inputs{query, key, value};
-  for (const Tensor& table : options.score.tables()) {
-    inputs.push_back(table.to(is_half(query.dtype()) ? DType::f32 : query.dtype()));
+  for (const Tensor& x : engine::score_tables(kName, options.score, query, key.size(2))) {
+    inputs.push_back(x);
   }
   TensorList out = apply_list(NeighborhoodAttention{resolved}, inputs);
   return {out[0], out[1]};

@@ -7,6 +7,7 @@
 //   struct Alibi {                                    // s − slope_h · (distance)
 //     static constexpr std::string_view name = "alibi";
 //     static constexpr int tables = 1, numbers = 1;
+//     Shape table_shape(int, const ScoreSizes& sizes) const { return {sizes.heads}; }
 //     TESSERA_HD int64_t index(int, const ScorePlace& at) const { return at.head; }
 //     TESSERA_HD double number(int, const ScorePlace& at) const { return at.distance(); }
 //     bool differs(ScoreAxis axis) const { return axis == ScoreAxis::head; }
@@ -16,9 +17,10 @@
 //   };
 //   Score alibi(const Tensor& slopes) { return make_score(Alibi{}, {slopes}); }
 //
-// An index of −1 reads 0 and gets no gradient. `differs`, which may be left out, says along which
-// axes other scores read other entries of all tables: that lets more of the device add up their
-// gradients. Functors are asked for visible entries only. A value of −inf hides an entry.
+// `table_shape` is the shape that a table must have for its indices to lie in it: engines refuse
+// others. An index of −1 reads 0 and gets no gradient. `differs`, which may be left out, says along
+// which axes other scores read other entries of all tables: that lets more of the device add up
+// their gradients. Functors are asked for visible entries only. A value of −inf hides an entry.
 // make_score is in make_score.h; the functors that exist are in scores.h.
 #pragma once
 
@@ -74,6 +76,7 @@ struct ScoreKernels {
   using Places = std::function<ScorePlace(int64_t b, int64_t h, int64_t i, int64_t j)>;
   Tensor (*definition)(const void*, const Tensor& scores, const TensorList& tables,
                        const Places& places) = nullptr;
+  Shape (*table_shape)(const void*, int table, const ScoreSizes&) = nullptr;
   bool differs[4] = {};  // along each ScoreAxis
   // On CUDA: by tiles, and on the pairs of lists (gather_scores.h).
   void (*launch)(const void*, const TileLaunch&) = nullptr;

@@ -19,6 +19,11 @@ struct ScorePlace {
   TESSERA_HD int distance() const { return query_position - key_position; }  // ≥ 0: the past
 };
 
+// What scores a functor is asked for: (B, H, N, M).
+struct ScoreSizes {
+  int64_t batch = 0, heads = 0, queries = 0, keys = 0;
+};
+
 // Where scores may differ.
 enum class ScoreAxis : uint8_t { batch, head, query, key };
 

@@ -18,6 +18,7 @@ struct Softcap {
 struct Alibi {
   static constexpr std::string_view name = "alibi";
   static constexpr int tables = 1, numbers = 1;
+  Shape table_shape(int, const ScoreSizes& sizes) const { return {sizes.heads}; }
   TESSERA_HD int64_t index(int, const ScorePlace& at) const { return at.head; }
   TESSERA_HD double number(int, const ScorePlace& at) const {
     return at.distance() < 0 ? -at.distance() : at.distance();

@@ -19,7 +19,7 @@ Score offset_bias(const Tensor& table, int64_t left);
 // s + table[h, |query position − key position|], table (H|1, W); longer distances share the last.
 Score distance_bias(const Tensor& table);
 
-// s + table[bucket(distance), h], table (buckets, H): half of the buckets (of each direction when
+// s + table[bucket(distance), h], table (4 ≤ buckets ≤ 256, H): half of the buckets (of each direction when
 // bidirectional) for exact distances, the rest logarithmic up to max_distance (Raffel et al. 2020).
 Score bucket_bias(const Tensor& table, int64_t max_distance, bool bidirectional);
 

@@ -288,8 +288,9 @@ TEST_CASE("score functors in the decode engine equal their definition") {
   const Tensor table = normal({4, 700}, 9);
   for (const Case& c : {Case{2, 4, 2, 3, 300, 16, 16, true, true, true},
                         Case{2, 4, 2, 2, 300, 16, 16, false, true, false, 40}}) {
-    for (const Score& score : {softcap(2), distance_bias(table), offset_bias(table, 300),
-                               bucket_bias(transpose(table, 0, 1), 900, true), relu_squared()}) {
+    for (const Score& score :
+         {softcap(2), distance_bias(table), offset_bias(table, 300),
+          bucket_bias(transpose(slice(table, 1, 0, 200), 0, 1), 900, true), relu_squared()}) {
       CAPTURE(score.name());
       Inputs in = inputs_of(c);
       in.options.score = score;

@@ -485,7 +485,8 @@ std::vector<Case> cases() {
       {"wider than tensor cores take", plane, 2, 2, 160, 160},
       {"plane, bias", plane, 2, 2, 64, 64, Bias::fixed},
       {"plane D 128, bias", plane, 2, 1, 128, 128, Bias::fixed},
-      {"space, bias", space, 4, 2, 64, 64, Bias::fixed},
+      {"space, bias", neighborhood_windows({.shape = {5, 9, 11}, .window = {3, 5, 3}}), 4, 2, 64,
+       64, Bias::fixed},
       {"plane, learned bias", plane, 2, 2, 32, 32, Bias::learned},
       {"line, learned bias", line, 4, 2, 64, 64, Bias::learned},
   };
