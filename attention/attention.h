@@ -46,7 +46,7 @@ struct Geometry {
 // past tokens come before them.
 struct AttentionContext {
   bool causal = false;
-  Tensor positions = {};                // i64 (N): positions of the tokens of x
+  Tensor positions = {};                // i64 (N), or (B, N): positions of the tokens of x
   Tensor lengths = {};                  // i32 (B): only the first tokens of a row are there
   const Positions* encoding = nullptr;  // rotary turns queries and keys, ALiBi biases scores
   KvCache* cache = nullptr;             // of this layer; null in training

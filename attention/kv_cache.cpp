@@ -4,6 +4,7 @@
 
 #include "tessera/attention/kv_cache_cuda.h"
 #include "tessera/core/create.h"
+#include "tessera/core/cuda/capture.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/view.h"
 
@@ -190,6 +191,8 @@ void KvCache::append(const Tensor& key, const Tensor& value, std::span<const int
 
 Tensor KvCache::gathered(const Tensor& storage) const {
   check(storage.defined(), "kv_cache: nothing is stored yet");
+  check(!is_recording(storage.device()),
+        "kv_cache: what is stored has a length that changes, which no recorded graph can read");
   if (!pages_) return views::slice(storage, 2, 0, length());
   const Tensor all = zeros({view_.lengths.size(0), storage.size(1), length(), storage.size(3)},
                            {storage.dtype(), storage.device()});

@@ -56,7 +56,7 @@ class KvCache {
   // counts are given; throws when the capacity is exceeded or the pool is empty. No gradient.
   void append(const Tensor& key, const Tensor& value, std::span<const int64_t> counts = {});
   // What is stored, (B, Hk, length, D), zeros beyond the end of a shorter sequence: views, or
-  // copies when it lies in pages.
+  // copies when it lies in pages. Not while a graph is recorded: the length would be frozen in it.
   Tensor key() const;
   Tensor value() const;
   int64_t length() const;                                           // of the longest sequence
@@ -77,6 +77,7 @@ class KvCache {
   // What else a mechanism keeps between steps (a running average, the members of clusters), by
   // name; undefined at first. It is not truncated with the rest.
   Tensor& state(const std::string& name) { return states_[name]; }
+  bool has_states() const { return !states_.empty(); }
 
  private:
   // Pages of each sequence; they go back to the pool with the cache.

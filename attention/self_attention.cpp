@@ -52,7 +52,7 @@ AttentionResult SelfAttention::decode(const Tensor&, const KvCache&, const Atten
 // Through the cache. Of a batch of prompts of different lengths, only the tokens that are there are
 // kept. A cache that was empty adds nothing to the new keys, which need not be read from it then.
 AttentionResult SelfAttention::attend_past(const Tensor& q, Tensor k, Tensor v,
-                                           AttentionOptions options,
+                                           const AttentionOptions& options,
                                            const AttentionContext& context) {
   KvCache& cache = *context.cache;
   const bool fresh = cache.length() == 0;
@@ -64,14 +64,34 @@ AttentionResult SelfAttention::attend_past(const Tensor& q, Tensor k, Tensor v,
     const AttentionResult r = decode(q, cache, options, context);
     if (r.output.defined()) return r;
   }
-  check(!uneven,
-        "attention: sequences of different lengths are continued by the decode engine alone, which "
-        "gives no gradients and serves not every mechanism");
+  if (uneven) return attend_each(q, options, context);
   if (!fresh) {
     k = kernels::cast(cache.key(), q.dtype());
     v = kernels::cast(cache.value(), q.dtype());
   }
   return attend(q, k, v, options, context);
+}
+
+// Sequences of different lengths one after another.
+AttentionResult SelfAttention::attend_each(const Tensor& q, const AttentionOptions& options,
+                                           const AttentionContext& context) {
+  const KvCache& cache = *context.cache;
+  check(!cache.view().added.defined(),
+        "attention: sequences that are continued by different numbers of tokens want the decode "
+        "engine, which gives no gradients and serves not every mechanism");
+  const Tensor key = kernels::cast(cache.key(), q.dtype());
+  const Tensor value = kernels::cast(cache.value(), q.dtype());
+  TensorList outputs, sums;
+  for (int64_t b = 0; b < q.size(0); ++b) {
+    const int64_t length = cache.lengths()[static_cast<size_t>(b)];
+    const auto row = [&](const Tensor& x) { return slice(slice(x, 0, b, b + 1), 2, 0, length); };
+    AttentionContext own = context;
+    if (own.positions.rank() == 2) own.positions = select(own.positions, 0, b);
+    const AttentionResult r = attend(slice(q, 0, b, b + 1), row(key), row(value), options, own);
+    outputs.push_back(r.output);
+    sums.push_back(r.logsumexp);
+  }
+  return {concat(outputs, 0), concat(sums, 0)};
 }
 
 Tensor SelfAttention::operator()(const Tensor& x, const AttentionContext& context) {

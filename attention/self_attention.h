@@ -43,7 +43,9 @@ class SelfAttention : public Attention {
                                  const AttentionOptions& options, const AttentionContext& context);
 
  private:
-  AttentionResult attend_past(const Tensor& q, Tensor k, Tensor v, AttentionOptions options,
+  AttentionResult attend_past(const Tensor& q, Tensor k, Tensor v, const AttentionOptions& options,
+                              const AttentionContext& context);
+  AttentionResult attend_each(const Tensor& q, const AttentionOptions& options,
                               const AttentionContext& context);
 
   int64_t heads_;

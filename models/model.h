@@ -33,6 +33,8 @@ class LanguageModel : public Model {
   // The matrix (V, width) that turns hidden states into logits.
   virtual Tensor head() const = 0;
   virtual int64_t context_length() const = 0;
+  // Whether rows of a batch may end early.
+  virtual bool takes_lengths() const { return false; }
   // Empty caches to generate with; none when some layer cannot go on from its past.
   virtual std::vector<KvCache> make_caches(const CacheOptions& = {}) const { return {}; }
 

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/view.h"
 #include "tessera/core/create.h"
 
 namespace tessera {
@@ -31,6 +33,14 @@ BlockOptions block_options(const Transformer::Config& c, const DataInfo& input, 
   return o;
 }
 
+// Of the newest tokens: (N), or (B, N) after a past, whose lengths then stay on their device.
+Tensor positions_after(const KvCache* past, const Tensor& tokens) {
+  const auto count = static_cast<double>(tokens.size(1));
+  const Tensor range = arange(0, count, 1, {DType::i64, tokens.device()});
+  if (past == nullptr || past->length() == 0) return range;
+  return unsqueeze(past->view().lengths.to(DType::i64), 1) + range;
+}
+
 }  // namespace
 
 Transformer::Transformer(const Config& c, const DataInfo& input)
@@ -42,7 +52,8 @@ Transformer::Transformer(const Config& c, const DataInfo& input)
       drop(c.dropout),
       context_(input.context),
       checkpoint_(c.checkpoint),
-      cached_(every_attention(c, capability::kCache)) {
+      cached_(every_attention(c, capability::kCache)),
+      takes_lengths_(every_attention(c, capability::kLengths)) {
   check(input.vocabulary > 0 && input.context > 0,
         "transformer: wants tokens, but the data has vocabulary {} and context {}",
         input.vocabulary, input.context);
@@ -60,18 +71,18 @@ Transformer::Transformer(const Config& c, const DataInfo& input)
 
 Tensor Transformer::hidden(const Tensor& tokens, const ForwardContext& context) {
   check(tokens.rank() == 2, "transformer: tokens must be (B, N), got {}", tokens.shape());
-  const int64_t past =
-      context.caches != nullptr && !context.caches->empty() ? context.caches->front().length() : 0;
-  check(past + tokens.size(1) <= context_,
-        "transformer: {} tokens after {} exceed the context of {}", tokens.size(1), past, context_);
+  const KvCache* past =
+      context.caches != nullptr && !context.caches->empty() ? &context.caches->front() : nullptr;
+  const int64_t before = past != nullptr ? past->length() : 0;
+  check(before + tokens.size(1) <= context_,
+        "transformer: {} tokens after {} exceed the context of {}", tokens.size(1), before,
+        context_);
   AttentionContext attention{.causal = true,
                              .lengths = context.lengths,
                              .encoding = positions.get(),
                              .layer = context.layer};
   attention.layer.tokens = tokens;
-  attention.positions =
-      arange(static_cast<double>(past), static_cast<double>(past + tokens.size(1)), 1,
-             {DType::i64, tokens.device()});
+  attention.positions = positions_after(past, tokens);
   Residual x{drop(positions->embed(embedding(tokens), attention.positions))};
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (context.caches != nullptr) attention.cache = &(*context.caches)[i];

@@ -44,6 +44,7 @@ struct Transformer final : LanguageModel {
   Tensor hidden(const Tensor& tokens, const ForwardContext& context) override;
   Tensor head() const override { return lm_head ? lm_head->weight : embedding.weight; }
   int64_t context_length() const override { return context_; }
+  bool takes_lengths() const override { return takes_lengths_; }
   std::vector<KvCache> make_caches(const CacheOptions& options = {}) const override;
   TESSERA_MEMBERS(embedding, positions, drop, blocks, norm, lm_head)
 
@@ -51,6 +52,7 @@ struct Transformer final : LanguageModel {
   int64_t context_;
   bool checkpoint_;
   bool cached_;  // every mechanism can go on from a cache
+  bool takes_lengths_;
 };
 
 }  // namespace tessera

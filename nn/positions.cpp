@@ -66,10 +66,10 @@ Tensor SinusoidalPositions::embed(const Tensor& x, const Tensor& positions) cons
     frequencies.push_back(
         std::pow(base_, -2 * static_cast<double>(i) / static_cast<double>(width)));
   }
-  // (N, 2, pairs), cosines first → (N, pairs, 2), sines first.
+  // (…, N, 2, pairs), cosines first → (…, N, pairs, 2), sines first.
   const DType dtype = is_half(x.dtype()) ? DType::f32 : x.dtype();
-  const Tensor table = permute(flip(turns(positions, frequencies, dtype), {1}), {0, 2, 1});
-  return x + slice(flatten(table, 1), 1, 0, width).to(x.dtype());
+  const Tensor table = transpose(flip(turns(positions, frequencies, dtype), {-2}), -2, -1);
+  return x + slice(flatten(table, -2), -1, 0, width).to(x.dtype());
 }
 
 RotaryPositions::RotaryPositions(const Config& c, const PositionGeometry& g) {
@@ -84,7 +84,7 @@ RotaryPositions::RotaryPositions(const Config& c, const PositionGeometry& g) {
 }
 
 Tensor RotaryPositions::rotate(const Tensor& x, const Tensor& positions) const {
-  return rotary(x, positions, options_);
+  return rotary(x, positions.rank() == 2 ? unsqueeze(positions, 1) : positions, options_);
 }
 
 AlibiPositions::AlibiPositions(const Config&, const PositionGeometry& g) {

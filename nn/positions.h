@@ -42,9 +42,9 @@ class Positions : public Module {
   static constexpr const char* kKind = "positions";
   using Build = std::unique_ptr<Positions>(const PositionGeometry&);
 
-  // Token embeddings (B, N, width) at positions i64 (N).
+  // Token embeddings (B, N, width) at positions i64 (N), the same of all rows, or (B, N).
   virtual Tensor embed(const Tensor& x, const Tensor& positions) const;
-  // Queries or keys (B, H, N, D) at positions i64 (N).
+  // Queries or keys (B, H, N, D) at positions i64 (N) or (B, N).
   virtual Tensor rotate(const Tensor& x, const Tensor& positions) const;
   virtual ScoreBias score_bias(Device device) const;
   void members(Members&) override {}

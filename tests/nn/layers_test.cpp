@@ -96,6 +96,25 @@ TEST_CASE("sinusoidal rows are points on unit circles") {
   }
 }
 
+TEST_CASE("rows may have positions of their own") {
+  RandomScope scope(3);
+  const Tensor x = randn({2, 3, 8}), heads = randn({2, 4, 3, 8});
+  const std::vector<int64_t> first = {0, 1, 2}, second = {7, 2, 5};
+  const Tensor both = from_values(std::vector<int64_t>{0, 1, 2, 7, 2, 5}, {2, 3});
+  for (const char* type : {"none", "learned", "sinusoidal", "rotary", "alibi"}) {
+    CAPTURE(type);
+    const auto p = positions(type);
+    const Tensor embedded = p->embed(x, both), rotated = p->rotate(heads, both);
+    for (int64_t b = 0; b < 2; ++b) {
+      const Tensor at = from_values(b == 0 ? first : second, {3});
+      CHECK(slice(embedded, 0, b, b + 1).to_vector<float>() ==
+            p->embed(slice(x, 0, b, b + 1), at).to_vector<float>());
+      CHECK(slice(rotated, 0, b, b + 1).to_vector<float>() ==
+            p->rotate(slice(heads, 0, b, b + 1), at).to_vector<float>());
+    }
+  }
+}
+
 TEST_CASE("a GRU keeps its state where the mask is zero, and reads backwards") {
   RandomScope scope(6);
   const Gru gru(3, 2);
