@@ -61,4 +61,8 @@ int64_t CapturedGraph::nodes() const {
   return state_->nodes;
 }
 
+bool is_recording(Device device) {
+  return device.is_cuda() && cuda::is_capturing(device);
+}
+
 }  // namespace tessera

@@ -33,6 +33,9 @@ class CapturedGraph {
   std::unique_ptr<State> state_;
 };
 
+// Whether the device's work is being recorded.
+bool is_recording(Device device);
+
 namespace cuda {
 Allocator& allocator(Device device);  // see core/allocator.h
 void begin_capture_pool(Device device, int64_t id);
