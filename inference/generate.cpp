@@ -1,68 +1,77 @@
 #include "tessera/inference/generate.h"
 
-#include "tessera/autograd/ops/matmul.h"
-#include "tessera/autograd/ops/view.h"
-#include "tessera/autograd/tape.h"
-#include "tessera/core/create.h"
+#include <algorithm>
+#include <chrono>
+
+#include "tessera/inference/continuation.h"
 
 namespace tessera {
 namespace {
 
-// The tokens that the model sees, and the cache of all but the newest of them.
-class Window {
- public:
-  Window(LanguageModel& model, bool use_cache)
-      : model_(model), device_(model.device()), cached_(use_cache && !model.make_caches().empty()) {}
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
-  // Logits after the tokens, of which the first `known` are already in the cache.
-  std::vector<float> logits(const std::vector<int64_t>& tokens) {
-    const bool fresh = !cached_ || known_ == 0 || known_ >= static_cast<int64_t>(tokens.size());
-    if (fresh) restart();
-    const std::vector<int64_t> news(tokens.begin() + static_cast<ptrdiff_t>(known_), tokens.end());
-    ForwardContext context;
-    if (cached_) context.caches = &caches_;
-    const auto count = static_cast<int64_t>(news.size());
-    const Tensor ids = from_values(news, {1, count}).to(device_);
-    const Tensor hidden = model_.hidden(ids, context);
-    if (cached_) known_ = static_cast<int64_t>(tokens.size());
-    return linear(select(hidden, 1, count - 1), model_.head(), {}).to_vector<float>();
+void check_prompts(const std::vector<std::vector<int64_t>>& prompts, int64_t vocabulary) {
+  for (const auto& prompt : prompts) {
+    check(!prompt.empty(), "generate: the prompt is empty; give at least one token");
+    for (const int64_t id : prompt) {
+      check(id >= 0 && id < vocabulary, "generate: id {} is outside the vocabulary of {}", id,
+            vocabulary);
+    }
   }
-
-  void restart() {
-    known_ = 0;
-    if (cached_) caches_ = model_.make_caches();
-  }
-
- private:
-  LanguageModel& model_;
-  Device device_;
-  bool cached_;
-  int64_t known_ = 0;
-  std::vector<KvCache> caches_;
-};
+}
 
 }  // namespace
 
-void generate(LanguageModel& model, std::vector<int64_t> prompt, const GenerateOptions& options,
-              const std::function<bool(int64_t token)>& on_token) {
-  check(!prompt.empty(), "generate: the prompt is empty; give at least one token");
-  NoGrad off;
-  const auto context = static_cast<size_t>(model.context_length());
-  std::vector<int64_t>& tokens = prompt;
-  if (tokens.size() > context)
-    tokens.erase(tokens.begin(), tokens.end() - static_cast<ptrdiff_t>(context));
-  Sampler sampler(options.sampling, options.seed);
-  sampler.see(tokens);
-  Window window(model, options.use_cache);
-  for (int64_t i = 0; i < options.tokens; ++i) {
-    if (tokens.size() > context) {
-      tokens.erase(tokens.begin(), tokens.end() - static_cast<ptrdiff_t>((context + 1) / 2));
-      window.restart();
+void GenerateTimes::add(const GenerateTimes& other) {
+  prompt_tokens += other.prompt_tokens;
+  decoded_tokens += other.decoded_tokens;
+  prefill_seconds += other.prefill_seconds;
+  decode_seconds += other.decode_seconds;
+}
+
+GenerateTimes generate(LanguageModel& model, const std::vector<std::vector<int64_t>>& prompts,
+                       const GenerateOptions& options,
+                       const std::function<bool(size_t sequence, int64_t token)>& on_token) {
+  check_prompts(prompts, model.head().size(0));
+  GenerateTimes times;
+  if (prompts.size() > 1 && !model.takes_lengths()) {
+    GenerateOptions own = options;
+    for (size_t b = 0; b < prompts.size(); ++b, ++own.seed) {
+      times.add(generate(model, {prompts[b]}, own,
+                         [&](size_t, int64_t token) { return on_token(b, token); }));
     }
-    const int64_t next = sampler.next(window.logits(tokens));
-    if (!on_token(next)) return;
-    tokens.push_back(next);
+    return times;
   }
+  for (const auto& prompt : prompts) times.prompt_tokens += static_cast<int64_t>(prompt.size());
+  if (prompts.empty() || options.tokens <= 0) return times;
+  auto start = std::chrono::steady_clock::now();
+  Continuation continuation(model, prompts, options);
+  std::vector<bool> over(prompts.size());
+  for (int64_t i = 0; i < options.tokens; ++i) {
+    const std::vector<int64_t> ids = continuation.next(i + 1 < options.tokens);
+    if (i == 0) {
+      times.prefill_seconds = seconds_since(start);
+      start = std::chrono::steady_clock::now();
+    }
+    for (size_t b = 0; b < ids.size(); ++b) {
+      if (over[b]) continue;
+      if (i > 0) ++times.decoded_tokens;
+      over[b] = !on_token(b, ids[b]);
+      if (over[b]) continuation.finish(b);
+    }
+    if (std::all_of(over.begin(), over.end(), [](bool done) { return done; })) break;
+  }
+  times.decode_seconds = seconds_since(start);
+  return times;
+}
+
+GenerateTimes generate(LanguageModel& model, std::vector<int64_t> prompt,
+                       const GenerateOptions& options,
+                       const std::function<bool(int64_t token)>& on_token) {
+  return generate(model, std::vector<std::vector<int64_t>>{std::move(prompt)}, options,
+                  [&](size_t, int64_t token) { return on_token(token); });
 }
 
 }  // namespace tessera
