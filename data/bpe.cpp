@@ -172,9 +172,17 @@ void BpeTokenizer::encode_piece(std::string_view piece, std::vector<int32_t>& id
 }
 
 std::vector<int64_t> BpeTokenizer::encode(std::string_view text) const {
+  return encode(text, model_.space_prefix);
+}
+
+std::vector<int64_t> BpeTokenizer::encode_more(std::string_view text) const {
+  return encode(text, false);
+}
+
+std::vector<int64_t> BpeTokenizer::encode(std::string_view text, bool prefix) const {
   std::string marked;
   if (model_.characters) {  // spaces are written as marks
-    if (model_.space_prefix && !text.empty()) marked += kSpaceMark;
+    if (prefix && !text.empty()) marked += kSpaceMark;
     for (const char c : text) {
       if (c == ' ') {
         marked += kSpaceMark;

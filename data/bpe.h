@@ -50,6 +50,7 @@ class BpeTokenizer : public Tokenizer {
 
   int64_t vocabulary() const override { return static_cast<int64_t>(model_.tokens.size()); }
   std::vector<int64_t> encode(std::string_view text) const override;
+  std::vector<int64_t> encode_more(std::string_view text) const override;
   std::string decode(std::span<const int64_t> ids) const override;
   std::optional<int64_t> begin_of_text() const override;
   std::optional<int64_t> end_of_text() const override;
@@ -57,6 +58,7 @@ class BpeTokenizer : public Tokenizer {
   const BpeModel& model() const { return model_; }
 
  private:
+  std::vector<int64_t> encode(std::string_view text, bool prefix) const;
   struct Merge {
     int32_t rank, result;
   };

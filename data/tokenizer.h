@@ -24,6 +24,8 @@ struct Tokenizer {
   virtual int64_t vocabulary() const = 0;
   // Throws Error for what the vocabulary cannot express, naming it and its byte offset.
   virtual std::vector<int64_t> encode(std::string_view text) const = 0;
+  // The same for text that follows other text: without what goes before a text (a space).
+  virtual std::vector<int64_t> encode_more(std::string_view text) const { return encode(text); }
   // The bytes of the ids; throws Error for an id outside the vocabulary. Bytes of one character may
   // come from several ids: show them through a Utf8Stream.
   virtual std::string decode(std::span<const int64_t> ids) const = 0;
