@@ -9,6 +9,7 @@
 
 #include "tessera/autograd/profile.h"
 #include "tessera/autograd/tape.h"
+#include "tessera/cli/bench.h"
 #include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/core/allocator.h"
@@ -248,6 +249,7 @@ int run(const Options& o) {
 void add(Command app) {
   Command bench = app.add_subcommand("bench", "measure speed");
   bench.require_subcommand();
+  add_bench_generate(bench);
   auto o = std::make_shared<Options>();
   Command command = bench.add_subcommand("step", "time a config's training step, op by op");
   command.add_option("config", o->config, "config file").required();

@@ -30,8 +30,8 @@ Option& Option::range(double low, double high) {
   return *this;
 }
 
-Option& Option::allow_extra_args() {
-  option_->allow_extra_args();
+Option& Option::allow_extra_args(bool on) {
+  option_->allow_extra_args(on);
   return *this;
 }
 

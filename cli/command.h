@@ -29,8 +29,8 @@ class Option {
  public:
   explicit Option(CLI::Option* option) : option_(option) {}
   Option& required();
-  Option& range(double low, double high);  // both included
-  Option& allow_extra_args();              // several values after one name
+  Option& range(double low, double high);    // both included
+  Option& allow_extra_args(bool on = true);  // several values after one name
 
  private:
   CLI::Option* option_;
