@@ -61,6 +61,19 @@ BlockMask random_mask(int64_t heads, int64_t n, int64_t block, int64_t right) {
   return threshold_blocks(g, scores, 0.9, 1);
 }
 
+// Windows of 512 keys that end with the query's own.
+void run_window(int64_t heads, int64_t n, int64_t width, const std::string& filter) {
+  const Inputs in(heads, n, width);
+  const std::string shape = fmt::format("H {} N {} D {}", heads, n, width);
+  const BlockMask window = all_blocks({n, n, 128, 128, 511, 0, kGpu});
+  const double entries = static_cast<double>(heads) * static_cast<double>(count_entries(window));
+  run("window 512 as 128-blocks " + shape, filter, in, entries,
+      [&](const Inputs& x) { return block_sparse_attention(x.q, x.k, x.v, window); });
+  run("window 512 " + shape, filter, in, entries, [](const Inputs& x) {
+    return dense_attention(x.q, x.k, x.v, {.causal = true, .left = 511});
+  });
+}
+
 void run_width(int64_t width, const std::string& filter) {
   const int64_t heads = 16, n = 32768;
   const Inputs in(heads, n, width);
@@ -78,13 +91,7 @@ void run_width(int64_t width, const std::string& filter) {
           [&m](const Inputs& x) { return block_sparse_attention(x.q, x.k, x.v, m); });
     }
   }
-  const BlockMask window = all_blocks({n, n, 128, 128, 511, 0, kGpu});
-  const double entries = h * static_cast<double>(count_entries(window));
-  run("window 512 as 128-blocks " + shape, filter, in, entries,
-      [&](const Inputs& x) { return block_sparse_attention(x.q, x.k, x.v, window); });
-  run("window 512 " + shape, filter, in, entries, [](const Inputs& x) {
-    return dense_attention(x.q, x.k, x.v, {.causal = true, .left = 511});
-  });
+  for (const int64_t length_of : {n, int64_t{131072}}) run_window(heads, length_of, width, filter);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 dense    scaled_dot_product_attention through flash and through cuDNN, causal and not
 window   compiled FlexAttention over a causal window of 512 tokens
 blocks   compiled FlexAttention over random blocks of 128 tokens, one in ten and the diagonal
+long     flash over all of 131,072 tokens, causal, forward only: what a window saves
 
 B 1, H 16, bf16, queries, keys and values as (B, N, H, D) seen through a transpose, as ours are. Operations
 are counted over visible entries: 4 D forward and 10 D backward for each. Times are medians over groups
@@ -54,21 +55,23 @@ def inputs(length, width):
             for _ in range(4)]
 
 
-def measure(attention, length, width):
-    """Seconds of a forward and of a backward."""
+def measure(attention, length, width, backward=True):
+    """Seconds of a forward and of a backward, which may be left out."""
     sets = [inputs(length, width) for _ in range(3)]
 
     def forward(i):
         with torch.no_grad():
             attention(*sets[i % 3][:3])
 
+    if not backward:
+        return median_seconds(forward), None
     results = [attention(*s[:3]) for s in sets]
 
-    def backward(i):
+    def gradients(i):
         q, k, v, weights = sets[i % 3]
         torch.autograd.grad(results[i % 3], (q, k, v), weights, retain_graph=True)
 
-    return median_seconds(forward), median_seconds(backward)
+    return median_seconds(forward), median_seconds(gradients)
 
 
 def report(name, length, width, pairs, seconds, as_json):
@@ -77,22 +80,35 @@ def report(name, length, width, pairs, seconds, as_json):
     row = {
         "peer": name, "length": length, "width": width,
         "forward_us": round(forward * 1e6, 1), "forward_tflops": round(flops / forward / 1e12, 1),
-        "backward_us": round(backward * 1e6, 1), "backward_tflops": round(2.5 * flops / backward / 1e12, 1),
-        "both_tflops": round(3.5 * flops / (forward + backward) / 1e12, 1),
     }
+    if backward:
+        row["backward_us"] = round(backward * 1e6, 1)
+        row["backward_tflops"] = round(2.5 * flops / backward / 1e12, 1)
+        row["both_tflops"] = round(3.5 * flops / (forward + backward) / 1e12, 1)
     print(json.dumps(row) if as_json else "  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+
+
+def sdpa(backend, causal):
+    def attention(q, k, v):
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    return attention
 
 
 def dense(length, width, as_json):
     for causal in (True, False):
         for name, backend in BACKENDS.items():
-            def attention(q, k, v):
-                with sdpa_kernel(backend):
-                    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-
+            attention = sdpa(backend, causal)
             pairs = length * (length + 1) / 2 if causal else length * length
             title = f"sdpa {name} {'causal' if causal else 'full'}"
             report(title, length, width, pairs, measure(attention, length, width), as_json)
+
+
+def long(_, width, as_json):
+    length = 131072
+    seconds = measure(sdpa(SDPBackend.FLASH_ATTENTION, True), length, width, backward=False)
+    report("sdpa flash causal", length, width, length * (length + 1) / 2, seconds, as_json)
 
 
 def flex(title, visible, pairs, length, width, as_json):
@@ -126,7 +142,7 @@ def blocks(length, width, as_json):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"dense": dense, "window": window, "blocks": blocks}
+    parts = {"dense": dense, "window": window, "blocks": blocks, "long": long}
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; default: all")
     parser.add_argument("--lengths", default="4096,8192,32768", help="tokens, separated by commas")
     parser.add_argument("--widths", default="64,128", help="of a head")
@@ -138,7 +154,8 @@ def main():
     print(f"# torch {torch.__version__} on {name}", flush=True)
     for part in options.parts or parts:
         for width in map(int, options.widths.split(",")):
-            for length in map(int, options.lengths.split(",")):
+            lengths = [None] if part == "long" else map(int, options.lengths.split(","))
+            for length in lengths:
                 try:
                     parts[part](length, width, options.json)
                 except RuntimeError as error:
