@@ -20,7 +20,8 @@ struct Draw {
   int batch, vocabulary;
   float inverse_temperature;  // 0: the largest
   int top_k;                  // 0: all
-  float top_p, log_min_p, penalty;
+  double top_p;
+  float log_min_p, penalty;
 };
 
 struct Min {
@@ -54,25 +55,29 @@ struct Row {
 };
 
 struct Scratch {
-  float sums[kWarps];
+  float largest[kWarps];
+  double sums[kWarps];
   int ids[kWarps];
-  float ends[kThreads];
+  double ends[kThreads];
 };
 
-// The largest logit at which the weights of those as large or larger reach the target, bit by bit;
-// −inf when they never do.
+// The largest logit at which the weights of those as large or larger reach the target, or a bound
+// that lets just as many through, bit by bit; −inf when they never do. Sums are in f64, in which
+// the order of adding hardly shows: draws are the CPU's.
 template <class R, class Weight>
-__device__ float value_reaching(const R& row, int count, float target, const Weight& weight,
+__device__ float value_reaching(const R& row, int count, double target, const Weight& weight,
                                 Scratch& s) {
   unsigned found = 0;
   for (unsigned bit = 0x80000000u; bit != 0; bit >>= 1) {
     const unsigned least = found | bit;
-    float sum = 0;
+    double sum = 0;
     for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
       const float x = row[i];
       if (key_of(x) >= least) sum += weight(x);
     }
-    if (cuda::block_reduce(sum, cuda::Sum{}, 0.0F, s.sums) >= target) found |= bit;
+    sum = cuda::block_reduce(sum, cuda::Sum{}, 0.0, s.sums);
+    if (sum >= target) found |= bit;
+    if (sum == target) break;
   }
   return found == 0 ? -INFINITY : from_key(found);
 }
@@ -82,19 +87,19 @@ __device__ float threshold(const Draw& d, const R& row, float largest, Scratch& 
   float least = -INFINITY;
   if (d.top_k > 0 && d.top_k < d.vocabulary) {
     least = value_reaching(
-        row, d.vocabulary, static_cast<float>(d.top_k), [](float) { return 1.0F; }, s);
+        row, d.vocabulary, static_cast<double>(d.top_k), [](float) { return 1.0F; }, s);
   }
   if (d.top_p < 1) {
     const auto weight = [&](float x) {
-      return x >= least ? __expf((x - largest) * d.inverse_temperature) : 0.0F;
+      return x >= least ? expf((x - largest) * d.inverse_temperature) : 0.0F;
     };
-    float total = 0;
+    double total = 0;
     for (int i = static_cast<int>(threadIdx.x); i < d.vocabulary; i += kThreads) {
       total += weight(row[i]);
     }
-    total = cuda::block_reduce(total, cuda::Sum{}, 0.0F, s.sums);
+    total = cuda::block_reduce(total, cuda::Sum{}, 0.0, s.sums);
     least =
-        fmaxf(least, value_reaching(row, d.vocabulary, fmaxf(d.top_p * total, 1e-30F), weight, s));
+        fmaxf(least, value_reaching(row, d.vocabulary, fmax(d.top_p * total, 1e-30), weight, s));
   }
   least = fmaxf(least, largest + d.log_min_p / d.inverse_temperature);
   return fminf(least, largest);
@@ -110,16 +115,16 @@ __device__ double uniform(int64_t seed, int64_t count) {
 }
 
 // Sums of the threads' values up to and including each.
-__device__ void running_sums(float x, Scratch& s) {
+__device__ void running_sums(double x, Scratch& s) {
   const unsigned lane = threadIdx.x % cuda::kWarp, warp = threadIdx.x / cuda::kWarp;
   for (unsigned step = 1; step < cuda::kWarp; step *= 2) {
-    const float before = __shfl_up_sync(cuda::kAllLanes, x, step);
+    const double before = __shfl_up_sync(cuda::kAllLanes, x, step);
     if (lane >= step) x += before;
   }
   __syncthreads();
   if (lane == cuda::kWarp - 1) s.sums[warp] = x;
   __syncthreads();
-  float base = 0;
+  double base = 0;
   for (unsigned w = 0; w < warp; ++w) base += s.sums[w];
   s.ends[threadIdx.x] = base + x;
   __syncthreads();
@@ -133,9 +138,9 @@ __device__ int pick(const Draw& d, const R& row, float largest, float least, dou
   const int each = (d.vocabulary + static_cast<int>(kThreads) - 1) / static_cast<int>(kThreads);
   const int first = min(thread * each, d.vocabulary), end = min(first + each, d.vocabulary);
   const auto weight = [&](float x) {
-    return x >= least && x > -INFINITY ? __expf((x - largest) * d.inverse_temperature) : 0.0F;
+    return x >= least && x > -INFINITY ? expf((x - largest) * d.inverse_temperature) : 0.0F;
   };
-  float sum = 0;
+  double sum = 0;
   int last = -1;
   for (int i = first; i < end; ++i) {
     const float w = weight(row[i]);
@@ -143,12 +148,11 @@ __device__ int pick(const Draw& d, const R& row, float largest, float least, dou
     if (w > 0) last = i;
   }
   running_sums(sum, s);
-  const auto at = static_cast<float>(share * static_cast<double>(s.ends[kThreads - 1]));
-  const float before = thread == 0 ? 0.0F : s.ends[thread - 1];
+  const double at = share * s.ends[kThreads - 1];
   int found = d.vocabulary;
   if (last >= 0 && at < s.ends[thread]) {
     found = last;
-    float reached = before;
+    double reached = thread == 0 ? 0.0 : s.ends[thread - 1];
     for (int i = first; i < end; ++i) {
       const float w = weight(row[i]);
       reached += w;
@@ -177,7 +181,7 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(Draw d, const T* logits)
     if (kStaged) staged[i] = x;
     largest = fmaxf(largest, x);
   }
-  largest = cuda::block_reduce(largest, cuda::Max{}, -INFINITY, s.sums);
+  largest = cuda::block_reduce(largest, cuda::Max{}, -INFINITY, s.largest);
   __syncthreads();
   int id = -1;
   if (largest > -INFINITY && d.inverse_temperature == 0) {
@@ -225,7 +229,7 @@ void draw_cuda(const Tensor& logits, const SamplerState& state, const SamplingOp
   d.vocabulary = static_cast<int>(logits.size(1));
   d.inverse_temperature = o.temperature > 0 ? static_cast<float>(1 / o.temperature) : 0.0F;
   d.top_k = static_cast<int>(std::min<int64_t>(o.top_k, d.vocabulary));
-  d.top_p = static_cast<float>(o.top_p);
+  d.top_p = o.top_p;
   d.log_min_p = o.min_p > 0 ? static_cast<float>(std::log(o.min_p)) : -INFINITY;
   d.penalty = static_cast<float>(o.repetition_penalty);
   cuda::visit_floating("sampler", logits.dtype(), [&]<class T>() { launch<T>(logits, d); });

@@ -27,7 +27,7 @@ TextStream::TextStream(const Tokenizer& tokenizer, std::vector<std::string> stop
 
 std::string TextStream::push(int64_t token) {
   if (stopped_) return {};
-  held_ += tokenizer_->decode(std::span(&token, 1));
+  if (token < tokenizer_->vocabulary()) held_ += tokenizer_->decode(std::span(&token, 1));
   size_t end = std::string::npos;
   for (const std::string& s : stops_) end = std::min(end, held_.find(s));
   stopped_ = end != std::string::npos;

@@ -10,7 +10,7 @@ namespace tessera {
 
 // Gives valid UTF-8 as soon as it is certain, up to the first of the stop strings, which may begin
 // and end inside of tokens: what may be the beginning of a character or of a stop string is held
-// back.
+// back. Ids beyond the vocabulary, which a model may have more of, have no text.
 class TextStream {
  public:
   explicit TextStream(const Tokenizer& tokenizer, std::vector<std::string> stops = {});

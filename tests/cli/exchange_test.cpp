@@ -9,45 +9,24 @@
 #include <filesystem>
 
 #include "../core/temporary_folder.h"
+#include "program.h"
 #include "tessera/core/file.h"
 #include "tessera/core/safetensors.h"
 
+using tessera_tests::check_mistake;
+using tessera_tests::Output;
+using tessera_tests::run_program;
 using tessera_tests::TemporaryFolder;
 namespace fs = std::filesystem;
 
 namespace {
 
-struct Output {
-  int code = 0;
-  std::string text;  // stdout and stderr together
-};
-
-Output run(const std::string& arguments) {
-  FILE* pipe = popen((std::string(TESSERA_PROGRAM) + " " + arguments + " 2>&1").c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  Output out;
-  std::array<char, 4096> buffer{};
-  for (size_t n = 0; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
-    out.text.append(buffer.data(), n);
-  }
-  const int status = pclose(pipe);
-  out.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return out;
-}
-
 Output run_well(const std::string& arguments) {
-  const Output out = run(arguments);
+  const Output out = run_program(arguments);
   CAPTURE(arguments);
   CAPTURE(out.text);
   CHECK(out.code == 0);
   return out;
-}
-
-void check_mistake(const Output& out, const std::string& expected) {
-  CAPTURE(out.text);
-  CHECK(out.code == 2);
-  CHECK(std::count(out.text.begin(), out.text.end(), '\n') == 1);
-  CHECK(out.text.find(expected) != std::string::npos);
 }
 
 fs::path data(const std::string& name) {
@@ -74,8 +53,10 @@ TEST_SUITE("cli") {
     const std::string weights = "/checkpoints/step-0/model.safetensors";
     CHECK(tessera::read_file((folder / "a") + weights) ==
           tessera::read_file((folder / "b") + weights));
-    check_mistake(run("import " + from.string() + " --run " + (folder / "a")), "exists already");
-    check_mistake(run("export " + (folder / "a") + " " + (folder / "out")), "exists already");
+    check_mistake(run_program("import " + from.string() + " --run " + (folder / "a")),
+                  "exists already");
+    check_mistake(run_program("export " + (folder / "a") + " " + (folder / "out")),
+                  "exists already");
   }
 
   TEST_CASE("an imported text model is measured on a text") {
@@ -118,14 +99,15 @@ TEST_SUITE("cli") {
     fs::copy_file(from / "config.json", folder / "bad/config.json");
     const std::string weights = tessera::read_file((from / "model.safetensors").string());
     const std::string line = "import " + (folder / "bad") + " --run " + (folder / "run");
-    check_mistake(run(line), "holds no model.safetensors");
+    check_mistake(run_program(line), "holds no model.safetensors");
     tessera::write_file_atomic(folder / "bad/model.safetensors", weights.substr(0, 20000));
-    check_mistake(run(line), "model.safetensors: byte ");
+    check_mistake(run_program(line), "model.safetensors: byte ");
     std::string renamed = weights;
     renamed.replace(renamed.find("h.0.ln_1.bias"), 13, "h.0.ln_9.bias");
     tessera::write_file_atomic(folder / "bad/model.safetensors", renamed);
-    check_mistake(run(line), "\"transformer.h.0.ln_1.bias\" of shape (16) is missing");
-    check_mistake(run("import " + (folder / "nowhere") + " --run " + (folder / "run")), "no such");
+    check_mistake(run_program(line), "\"transformer.h.0.ln_1.bias\" of shape (16) is missing");
+    check_mistake(run_program("import " + (folder / "nowhere") + " --run " + (folder / "run")),
+                  "no such");
     CHECK(folder.files() == 1);
   }
 }

@@ -19,7 +19,7 @@ struct Output {
 // Runs a shell command line that begins behind the program's name; the text is that of stdout and,
 // unless the line sends it elsewhere, stderr.
 inline Output run_program(const std::string& arguments) {
-  const std::string line = std::string(TESSERA_PROGRAM) + " " + arguments + " 2>&1";
+  const std::string line = std::string(TESSERA_PROGRAM) + " 2>&1 " + arguments;
   FILE* pipe = popen(line.c_str(), "r");
   REQUIRE(pipe != nullptr);
   Output out;

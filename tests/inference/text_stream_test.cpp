@@ -41,3 +41,9 @@ TEST_CASE("an empty stop string is refused") {
   const ByteTokenizer bytes;
   CHECK_THROWS_WITH_AS(TextStream(bytes, {"a", ""}), doctest::Contains("empty"), Error);
 }
+
+TEST_CASE("ids beyond the vocabulary have no text") {
+  const ByteTokenizer bytes;
+  TextStream stream(bytes);
+  CHECK(stream.push('a') + stream.push(256) + stream.push('b') == "ab");
+}
