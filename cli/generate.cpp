@@ -142,7 +142,8 @@ class Session {
  private:
   static std::string valid(const std::string& text) {
     Utf8Stream stream;
-    return stream.push(text) + stream.finish();
+    std::string whole = stream.push(text);
+    return whole += stream.finish();
   }
 
   static void show(const std::string& text) {

@@ -39,7 +39,8 @@ std::string TextStream::push(int64_t token) {
 }
 
 std::string TextStream::finish() {
-  std::string out = characters_.push(held_) + characters_.finish();
+  std::string out = characters_.push(held_);
+  out += characters_.finish();
   held_.clear();
   return out;
 }

@@ -82,15 +82,15 @@ TEST_SUITE("cli") {
   }
 
   TEST_CASE("a stop string ends the text and is not shown; speeds go to stderr") {
-    const Trained t;
-    const std::string whole = t.answers("--prompt x")[0]["continuation"].get<std::string>();
+    const Trained t("char");
+    const std::string whole = t.answers("--prompt t")[0]["continuation"].get<std::string>();
     const std::string stop = whole.substr(10, 2);
-    const Json answer = t.answers("--prompt x --stop zzz --stop '" + stop + "'")[0];
+    const Json answer = t.answers("--prompt t --stop zzz --stop '" + stop + "'")[0];
     CHECK(answer["end"] == "stop");
     CHECK(answer["continuation"] == whole.substr(0, whole.find(stop)));
-    const Output plain = t.generate("--prompt x 2>/dev/null");
-    CHECK(plain.text == "x" + whole + "\n");
-    CHECK(t.generate("--prompt x").text.find("tokens/s; decode:") != std::string::npos);
+    const Output plain = t.generate("--prompt t 2>/dev/null");
+    CHECK(plain.text == "t" + whole + "\n");
+    CHECK(t.generate("--prompt t").text.find("tokens/s; decode:") != std::string::npos);
     check_mistake(t.generate("--stop ''"), "stop string is empty");
   }
 

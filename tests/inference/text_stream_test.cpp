@@ -33,6 +33,7 @@ TEST_CASE("text ends before the first stop string, which is never shown in part"
   CHECK(shown("aaab", {"aab"}) == "||a||");
   CHECK(shown("abcd", {"d", "bc"}) == "a||||");
   CHECK(shown("ab", {"abc"}) == "||ab");
+  CHECK(shown("a\xC3", {"\xC3\xA9"}) == "a||\uFFFD");
   CHECK(shown("zé.", {"é"}) == "z||||");
   CHECK(shown("\xC3.", {"."}) == "|\uFFFD|");
 }
