@@ -1,15 +1,12 @@
 // tessera data sample CONFIG [--count N] [--split test] [--out DIR]
 // tessera data train-tokenizer TEXT --vocabulary N --out DIR [--pieces gpt2] [--special TOKEN …]
-// tessera data tokenize TOKENIZER [TEXT] [--json]
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
-#include <iostream>
-#include <iterator>
 
 #include "tessera/cli/command.h"
+#include "tessera/cli/tokenize.h"
 #include "tessera/config/json.h"
 #include "tessera/core/create.h"
 #include "tessera/core/view.h"
@@ -105,26 +102,6 @@ int train_tokenizer(const TrainOptions& o) {
   return 0;
 }
 
-struct TokenizeOptions {
-  std::string tokenizer;
-  std::string text;
-  bool json = false;
-};
-
-int tokenize(const TokenizeOptions& o) {
-  const BpeTokenizer tokenizer(read_bpe(o.tokenizer));
-  const std::string text = o.text.empty()
-                               ? std::string(std::istreambuf_iterator<char>(std::cin), {})
-                               : read_maybe_gzip(o.text);
-  const std::vector<int64_t> ids = tokenizer.encode(text);
-  if (o.json) {
-    fmt::print("{}\n", Json(ids).dump());
-  } else {
-    fmt::print("{}\n", fmt::join(ids, " "));
-  }
-  return 0;
-}
-
 void add_tokenizers(Command data) {
   auto o = std::make_shared<TrainOptions>();
   Command train = data.add_subcommand("train-tokenizer",
@@ -136,14 +113,7 @@ void add_tokenizers(Command data) {
                    "what merges do not cross: gpt2 (default), llama3, qwen2");
   train.add_option("--special", o->specials, "tokens that plain text never makes");
   train.callback([o] { set_exit_code(train_tokenizer(*o)); });
-
-  auto t = std::make_shared<TokenizeOptions>();
-  Command command = data.add_subcommand("tokenize", "print the ids of a text");
-  command.add_option("tokenizer", t->tokenizer, "tokenizer.json, or the folder of a vocabulary")
-      .required();
-  command.add_option("text", t->text, "a text file; without it standard input");
-  command.add_flag("--json", t->json, "as a JSON list");
-  command.callback([t] { set_exit_code(tokenize(*t)); });
+  add_tokenize(data);
 }
 
 void add(Command app) {

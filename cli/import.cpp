@@ -3,6 +3,7 @@
 
 #include "tessera/cli/command.h"
 #include "tessera/core/file.h"
+#include "tessera/data/tokenizer_files.h"
 #include "tessera/models/exchange/checkpoint.h"
 #include "tessera/models/run_folder.h"
 #include "tessera/train/checkpoint.h"
@@ -20,28 +21,28 @@ struct Options {
 };
 
 constexpr int64_t kLongestWindow = 1024;  // of evaluation
-constexpr const char* kTokenizerFiles[] = {"tokenizer.json",
-                                           "vocab.json",
-                                           "encoder.json",
-                                           "merges.txt",
-                                           "vocab.bpe",
-                                           "tokenizer_config.json",
-                                           "special_tokens_map.json"};
+constexpr const char* kVocabularyFiles[] = {"tokenizer.json", "vocab.json", "encoder.json",
+                                            "merges.txt",     "vocab.bpe",  "vocab.txt"};
+constexpr const char* kSettingFiles[] = {"tokenizer_config.json", "special_tokens_map.json"};
 
 // Copies the files of a tokenizer into the run, where its config finds them, and reads them.
 // Returns the config that names them.
 Json take_tokenizer(const fs::path& from, const fs::path& run, ForeignModel& model) {
-  const int64_t vocabulary = model.spec.data.vocabulary;
-  model.tokenizer = read_tokenizer(from, vocabulary);
-  fs::create_directories(run / "tokenizer");
-  if (!fs::is_directory(from)) {
-    fs::copy_file(from, run / "tokenizer" / "tokenizer.json");
+  model.tokenizer = open_tokenizer(from, model.spec.data.vocabulary);
+  const bool is_folder = fs::is_directory(from);
+  const fs::path folder = is_folder ? from : from.parent_path(), to = run / "tokenizer";
+  fs::create_directories(to);
+  const auto take = [&](const fs::path& name) {
+    if (fs::exists(folder / name)) fs::copy_file(folder / name, to / name);
+  };
+  for (const char* name : kSettingFiles) take(name);
+  if (is_folder) {
+    for (const char* name : kVocabularyFiles) take(name);
   } else {
-    for (const char* name : kTokenizerFiles) {
-      if (fs::exists(from / name)) fs::copy_file(from / name, run / "tokenizer" / name);
-    }
+    take(from.filename());
   }
-  return {{"type", "bpe"}, {"path", "tokenizer"}};
+  return {{"type", model.tokenizer->state().at("type")},
+          {"path", is_folder ? "tokenizer" : "tokenizer/" + from.filename().string()}};
 }
 
 Json find_tokenizer(const Options& o, const fs::path& run, ForeignModel& model) {
@@ -74,6 +75,7 @@ Json image_data(const Options& o, const ForeignModel& model) {
                {"transforms", Json::array()}};
   for (const auto& choice : model.transforms.choices) {
     data["transforms"].push_back(to_json(choice));
+    if (choice.type() == "resize") data["size"] = 0;  // the transforms see the whole image
   }
   return data;
 }
@@ -131,9 +133,10 @@ void add(Command app) {
           "file of llama2.c")
       .required();
   command.add_option("--run", o->run, "the run folder to write; must not exist").required();
-  command.add_option("--tokenizer", o->tokenizer,
-                     "tokenizer.json, or a folder with the tokenizer's files (default: those "
-                     "beside the model)");
+  command.add_option(
+      "--tokenizer", o->tokenizer,
+      "tokenizer.json, vocab.txt, tokenizer.bin of llama2.c, or a folder (default: what is "
+      "beside the model)");
   command.add_option("--data", o->data,
                      "what `tessera eval` measures on: a text file, or a folder of images "
                      "(default for text: tiny_shakespeare in $TESSERA_DATA_DIR)");

@@ -1,6 +1,7 @@
 #include "tessera/data/bpe.h"
 
 #include <algorithm>
+#include <functional>
 #include <queue>
 
 #include "tessera/core/error.h"
@@ -33,6 +34,11 @@ std::string byte_token(int byte) {
 }
 
 constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // ▁, a space in SentencePiece models
+
+bool has_mark_behind(std::string_view token) {
+  while (token.starts_with(kSpaceMark)) token.remove_prefix(kSpaceMark.size());
+  return token.find(kSpaceMark) != std::string_view::npos;
+}
 
 }  // namespace
 
@@ -84,6 +90,16 @@ void BpeTokenizer::index() {
     bytes_[b] = found == ids_.end() ? -1 : found->second;
     if (bytes_[b] >= 0) byte_of_[bytes_[b]] = static_cast<char>(b);
   }
+  if (model_.scores.empty()) {
+    add_merges();
+  } else {
+    add_scored_merges();
+  }
+  marks_begin_ = model_.characters &&
+                 std::none_of(model_.tokens.begin(), model_.tokens.end(), has_mark_behind);
+}
+
+void BpeTokenizer::add_merges() {
   merges_.reserve(model_.merges.size());
   for (size_t rank = 0; rank < model_.merges.size(); ++rank) {
     const auto [left, right] = model_.merges[rank];
@@ -93,6 +109,22 @@ void BpeTokenizer::index() {
     check(found != ids_.end(), "bpe tokenizer: merge {} makes \"{}\", which is no token", rank,
           to_byte_symbols(whole));
     merges_.emplace(pair_key(left, right), Merge{static_cast<int32_t>(rank), found->second});
+  }
+}
+
+// Any two tokens that together are a third; equal scores have equal rank.
+void BpeTokenizer::add_scored_merges() {
+  std::vector<float> order = model_.scores;
+  std::sort(order.begin(), order.end(), std::greater<>());
+  for (const auto& [token, id] : ids_) {
+    const auto rank = std::lower_bound(order.begin(), order.end(),
+                                       model_.scores[static_cast<size_t>(id)], std::greater<>()) -
+                      order.begin();
+    for (size_t at = 1; at < token.size(); ++at) {
+      const auto left = ids_.find(token.substr(0, at)), right = ids_.find(token.substr(at));
+      if (left == ids_.end() || right == ids_.end()) continue;
+      merges_.emplace(pair_key(left->second, right->second), Merge{static_cast<int32_t>(rank), id});
+    }
   }
 }
 
@@ -171,6 +203,29 @@ void BpeTokenizer::encode_piece(std::string_view piece, std::vector<int32_t>& id
   if (ids.size() > 1) merge(ids);
 }
 
+// fn(part) for parts that no merge crosses.
+template <class Fn>
+void BpeTokenizer::for_each_part(std::string_view text, const Fn& fn) const {
+  if (!marks_begin_) return for_each_piece(text, model_.pieces, fn);
+  for (size_t at = 0; at < text.size();) {
+    size_t end = at;
+    while (text.substr(end).starts_with(kSpaceMark)) end += kSpaceMark.size();
+    end = std::min(text.find(kSpaceMark, end), text.size());
+    fn(text.substr(at, end - at));
+    at = end;
+  }
+}
+
+size_t BpeTokenizer::last_cut(std::string_view text) const {
+  const bool spaces = model_.characters && marks_begin_;
+  const bool pieces = !model_.characters && model_.pieces != PieceRule::whole;
+  for (size_t at = text.size(); at-- > 1;) {
+    if (spaces && text[at] == ' ' && text[at - 1] != ' ') return at;
+    if (pieces && always_cut(text, at)) return at;
+  }
+  return 0;
+}
+
 std::vector<int64_t> BpeTokenizer::encode(std::string_view text) const {
   return encode(text, model_.space_prefix);
 }
@@ -195,7 +250,7 @@ std::vector<int64_t> BpeTokenizer::encode(std::string_view text, bool prefix) co
   std::vector<int64_t> out;
   std::unordered_map<std::string_view, std::pair<size_t, size_t>> known;  // places in `out`
   std::vector<int32_t> ids;
-  for_each_piece(text, model_.pieces, [&](std::string_view piece) {
+  for_each_part(text, [&](std::string_view piece) {
     const auto [entry, fresh] = known.try_emplace(piece, out.size(), 0);
     if (!fresh) {
       const auto [begin, count] = entry->second;

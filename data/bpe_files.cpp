@@ -14,23 +14,6 @@ namespace fs = std::filesystem;
 using Plain = PlainJson;
 using Ids = std::unordered_map<std::string, int32_t>;
 
-// The vocabulary of a file: token text → id, ids 0 … n − 1 each once.
-std::vector<std::string> tokens_of(const Plain& vocabulary, const std::string& where) {
-  check(vocabulary.is_object() && !vocabulary.empty(), "{}: the vocabulary is no object of tokens",
-        where);
-  std::vector<std::string> tokens(vocabulary.size());
-  std::vector<bool> seen(tokens.size());
-  for (const auto& [token, id] : vocabulary.items()) {
-    check(id.is_number_integer() && id.get<int64_t>() >= 0 &&
-              id.get<int64_t>() < static_cast<int64_t>(tokens.size()) && !seen[id.get<size_t>()],
-          "{}: token \"{}\" has id {}; ids must be 0 to {}, each once", where, token, id.dump(),
-          tokens.size() - 1);
-    tokens[id.get<size_t>()] = token;
-    seen[id.get<size_t>()] = true;
-  }
-  return tokens;
-}
-
 Ids ids_of(const std::vector<std::string>& tokens) {
   Ids ids;
   for (size_t i = 0; i < tokens.size(); ++i) ids.emplace(tokens[i], static_cast<int32_t>(i));
@@ -86,7 +69,7 @@ void take_marks(BpeModel& model, const Ids& ids, const Plain& json, const fs::pa
 
 BpeModel read_two_files(const fs::path& vocabulary, const fs::path& merges) {
   BpeModel model;
-  model.tokens = tokens_of(read_plain_json(vocabulary), vocabulary.string());
+  model.tokens = tokens_in_order(read_plain_json(vocabulary), vocabulary.string());
   const Ids ids = ids_of(model.tokens);
   std::ifstream in(merges);
   check(in.good(), "{}: cannot be read", merges.string());
@@ -156,7 +139,7 @@ BpeModel read_tokenizer_json(const fs::path& path) {
     vocabulary[content] = added.at("id");
     if (added.value("special", false)) model.specials[content] = added.at("id").get<int32_t>();
   }
-  model.tokens = tokens_of(vocabulary, where);
+  model.tokens = tokens_in_order(vocabulary, where);
   const Ids ids = ids_of(model.tokens);
   size_t number = 0;
   for (const Plain& merge : member(body, "merges")) {
@@ -195,6 +178,7 @@ fs::path first_of(const fs::path& folder, std::initializer_list<const char*> nam
 }
 
 BpeModel read_any(const fs::path& path) {
+  if (path.extension() == ".bin") return read_llama2c_vocabulary(path);
   if (!fs::is_directory(path)) return read_tokenizer_json(path);
   if (const fs::path json = first_of(path, {"tokenizer.json"}); !json.empty()) {
     return read_tokenizer_json(json);
@@ -243,6 +227,7 @@ Json to_json_model(const BpeModel& model) {
   for (const auto& [left, right] : model.merges) merges.push_back(Json::array({left, right}));
   return Json{{"tokens", tokens},
               {"merges", merges},
+              {"scores", model.scores},
               {"specials", model.specials},
               {"pieces", to_string(model.pieces)},
               {"characters", model.characters},
@@ -272,6 +257,9 @@ BpeModel from_json_model(const Json& json, const std::string& where) {
     model.characters = json.at("characters").get<bool>();
     model.whole_first = json.at("whole_first").get<bool>();
     model.space_prefix = json.at("space_prefix").get<bool>();
+    model.scores = json.value("scores", std::vector<float>());
+    check(model.scores.empty() || model.scores.size() == model.tokens.size(),
+          "{}: {} scores of {} tokens", where, model.scores.size(), count);
     model.begin = stored_id(json, "begin", count);
     model.end = stored_id(json, "end", count);
   } catch (const Json::exception& error) {

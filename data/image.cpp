@@ -4,6 +4,8 @@
 #include <stb_image_write.h>
 
 #include <algorithm>
+#include <array>
+#include <cctype>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -72,6 +74,14 @@ Tensor decode_image(std::string_view bytes, const std::string& name) {
         "{}: byte 0: {} x {} pixels are outside 1 … {}", name, width, height, kMaxPixels);
   return stbi_is_16_bit_from_memory(data, size) ? decode_with(stbi_load_16_from_memory, bytes, name)
                                                 : decode_with(stbi_load_from_memory, bytes, name);
+}
+
+bool is_image_file(const std::filesystem::path& path) {
+  constexpr std::array<std::string_view, 4> endings = {".png", ".jpg", ".jpeg", ".bmp"};
+  std::string ending = path.extension().string();
+  std::transform(ending.begin(), ending.end(), ending.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return std::find(endings.begin(), endings.end(), ending) != endings.end();
 }
 
 std::string encode_png(const Tensor& image) {

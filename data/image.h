@@ -16,6 +16,9 @@ constexpr int64_t kMaxPixels = 100'000'000;  // larger images are refused before
 Tensor load_image(const std::filesystem::path& path);
 Tensor decode_image(std::string_view bytes, const std::string& name);
 
+// Whether a name ends as those of such files do, in any case.
+bool is_image_file(const std::filesystem::path& path);
+
 // An 8-bit PNG of an image, values rounded after clamping to [0, 1].
 std::string encode_png(const Tensor& image);
 void save_png(const std::filesystem::path& path, const Tensor& image);

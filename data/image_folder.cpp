@@ -41,14 +41,6 @@ struct LabelledFile {
   int64_t label;
 };
 
-bool is_image(const fs::path& path) {
-  constexpr std::array<std::string_view, 4> endings = {".png", ".jpg", ".jpeg", ".bmp"};
-  std::string ending = path.extension().string();
-  std::transform(ending.begin(), ending.end(), ending.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return std::find(endings.begin(), endings.end(), ending) != endings.end();
-}
-
 std::vector<std::string> class_folders(const fs::path& folder) {
   std::vector<std::string> names;
   for (const auto& path : list_folder(folder)) {
@@ -103,7 +95,7 @@ struct ImageFolderDataset : ImageDataset {
     for (size_t label = 0; label < classes.size(); ++label) {
       if (!fs::is_directory(folder / classes[label])) continue;
       for (const auto& path : list_folder(folder / classes[label])) {
-        if (is_image(path)) files.push_back({path, static_cast<int64_t>(label)});
+        if (is_image_file(path)) files.push_back({path, static_cast<int64_t>(label)});
       }
     }
     return files;

@@ -128,13 +128,26 @@ void check_output(int64_t height, int64_t width, const Tensor& x, std::string_vi
   check(x.numel() > 0, "{}: the image {} is empty", op, x.shape());
 }
 
+bool in_unit_range(const Tensor& x) {
+  const float* data = x.data<float>();
+  return std::all_of(data, data + x.numel(), [](float v) { return v >= 0 && v <= 1; });
+}
+
+void clamp_to_unit(const Tensor& x) {
+  float* data = x.data<float>();
+  for (int64_t i = 0; i < x.numel(); ++i) data[i] = std::clamp(data[i], 0.0F, 1.0F);
+}
+
 }  // namespace
 
 Tensor resize(const Tensor& image, int64_t height, int64_t width, Resample filter) {
   Tensor x = as_image(image, "resize");
   check_output(height, width, x, "resize");
+  const bool bounded = filter == Resample::bicubic && in_unit_range(x);
   if (x.size(2) != width) x = resize_rows(x, make_taps(x.size(2), width, filter));
+  if (bounded) clamp_to_unit(x);
   if (x.size(1) != height) x = resize_columns(x, make_taps(x.size(1), height, filter));
+  if (bounded) clamp_to_unit(x);
   return x;
 }
 

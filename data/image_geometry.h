@@ -10,7 +10,8 @@ namespace tessera {
 enum class Resample { nearest, bilinear, bicubic };
 
 // Separable resampling with the filter widened when shrinking (antialiased), as PIL and torchvision
-// do: triangle filter, or cubic with a = −0.5; nearest takes the pixel under the centre.
+// do: triangle filter, or cubic with a = −0.5, whose overshoot is cut off for images in [0, 1] as
+// it is for bytes; nearest takes the pixel under the centre.
 Tensor resize(const Tensor& image, int64_t height, int64_t width,
               Resample filter = Resample::bilinear);
 // The shorter side becomes `size`, the longer one floor(size · long / short), as torchvision.

@@ -153,6 +153,17 @@ size_t llama3_end(const Scanner& scan, size_t i, int digits) {
   return end > i ? end : p.end;
 }
 
+// The point that ends before text[at].
+Scanner::Point before(std::string_view text, size_t at) {
+  const Scanner scan(text);
+  for (size_t begin = at - 1; at - begin <= 4; --begin) {
+    const Scanner::Point p = scan.at(begin);
+    if (p.end == at && (static_cast<unsigned char>(text[begin]) & 0xC0) != 0x80) return p;
+    if (begin == 0) break;
+  }
+  return scan.at(at - 1);
+}
+
 constexpr std::string_view kNames[] = {"whole", "gpt2", "llama3", "qwen2"};
 
 }  // namespace
@@ -166,6 +177,14 @@ PieceRule piece_rule_from_name(const std::string& name) {
     if (kNames[i] == name) return static_cast<PieceRule>(i);
   }
   fail("bpe: pieces \"{}\" are not known; there are whole, gpt2, llama3 and qwen2", name);
+}
+
+// Before a space that follows something else, and behind a line break between two of the like.
+bool always_cut(std::string_view text, size_t at) {
+  if (text[at] == ' ') return !before(text, at).is_space();
+  if (text[at - 1] != '\n' || at < 2 || before(text, at - 1).is_space()) return false;
+  const bool whole = static_cast<unsigned char>(text[at]) < 128 || at + 4 <= text.size();
+  return whole && !Scanner(text).at(at).is_space();
 }
 
 size_t piece_end(std::string_view text, size_t at, PieceRule rule) {

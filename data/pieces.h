@@ -22,6 +22,10 @@ PieceRule piece_rule_from_name(const std::string& name);  // throws Error naming
 // for U+FFFD: neither letter, number nor space.
 size_t piece_end(std::string_view text, size_t at, PieceRule rule);
 
+// Whether every rule except `whole` ends a piece before text[at], at > 0, whatever follows the
+// text.
+bool always_cut(std::string_view text, size_t at);
+
 // fn(piece) for every piece; together they are the text.
 template <class Fn>
 void for_each_piece(std::string_view text, PieceRule rule, const Fn& fn) {

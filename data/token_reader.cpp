@@ -7,22 +7,7 @@
 namespace tessera {
 namespace {
 
-bool is_space(char c) {
-  return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-// Where `text`, which goes on, is cut; 0 when more of it must be seen.
-size_t cut_of(std::string_view text) {
-  for (size_t at = text.size() - 1; at > 0; --at) {
-    if (text[at] == ' ' && !is_space(text[at - 1])) return at;
-  }
-  // Before the last character, which may not be whole.
-  for (size_t at = text.size() - 1; text.size() - at <= 4; --at) {
-    if ((static_cast<unsigned char>(text[at]) & 0xC0) != 0x80) return at;
-    if (at == 0) return 0;
-  }
-  return text.size();  // no UTF-8
-}
+constexpr size_t kLongest = size_t{64} << 20;  // bytes without a place to divide
 
 }  // namespace
 
@@ -41,7 +26,10 @@ bool TokenReader::read(std::vector<int64_t>& ids) {
     text_.resize(held + static_cast<size_t>(file_.gcount()));
     check(!file_.bad(), "{}: cannot be read", path_);
     if (text_.empty()) return false;
-    end = file_.eof() ? text_.size() : cut_of(text_);
+    end = file_.eof() ? text_.size() : tokenizer_->last_cut(text_);
+    check(end > 0 || text_.size() <= kLongest,
+          "{}: {} MiB without a word boundary from byte {} on: too long for one piece of text",
+          path_, kLongest >> 20, bytes_);
   }
   const std::string_view piece = std::string_view(text_).substr(0, end);
   const std::vector<int64_t> more =

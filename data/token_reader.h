@@ -9,8 +9,8 @@
 
 namespace tessera {
 
-// The ids of a whole text, whatever its size: pieces end before a space that follows something
-// else, where no vocabulary merges, or, in text without any, between characters.
+// The ids of a whole text, whatever its size: pieces end where the tokenizer says that it may be
+// divided. Text of 64 MiB without such a place is refused.
 class TokenReader {
  public:
   // Throws Error when the file cannot be read.

@@ -99,6 +99,12 @@ std::vector<int64_t> CharTokenizer::encode(std::string_view text) const {
   return ids;
 }
 
+size_t CharTokenizer::last_cut(std::string_view text) const {
+  const auto ascii = std::find_if(text.rbegin(), text.rend(),
+                                  [](char c) { return static_cast<unsigned char>(c) < 128; });
+  return static_cast<size_t>(text.rend() - ascii);
+}
+
 std::string CharTokenizer::decode(std::span<const int64_t> ids) const {
   check_ids(ids, vocabulary());
   std::string text;

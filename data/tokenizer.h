@@ -26,6 +26,9 @@ struct Tokenizer {
   virtual std::vector<int64_t> encode(std::string_view text) const = 0;
   // The same for text that follows other text: without what goes before a text (a space).
   virtual std::vector<int64_t> encode_more(std::string_view text) const { return encode(text); }
+  // The last place where `text` may be divided, whatever follows it, so that the ids of both parts,
+  // the second encoded as more, are those of the whole; 0 for none.
+  virtual size_t last_cut(std::string_view /*text*/) const { return 0; }
   // The bytes of the ids; throws Error for an id outside the vocabulary. Bytes of one character may
   // come from several ids: show them through a Utf8Stream.
   virtual std::string decode(std::span<const int64_t> ids) const = 0;
@@ -51,6 +54,7 @@ class ByteTokenizer : public Tokenizer {
   ByteTokenizer(const Config&, const DataContext&) {}
   int64_t vocabulary() const override { return 256; }
   std::vector<int64_t> encode(std::string_view text) const override;
+  size_t last_cut(std::string_view text) const override { return text.size(); }
   std::string decode(std::span<const int64_t> ids) const override;
   Json state() const override;
 };
@@ -74,6 +78,7 @@ class CharTokenizer : public Tokenizer {
   CharTokenizer(const Config& config, const DataContext&);  // throws Error unless they ascend
   int64_t vocabulary() const override { return static_cast<int64_t>(alphabet_.size()); }
   std::vector<int64_t> encode(std::string_view text) const override;
+  size_t last_cut(std::string_view text) const override;
   std::string decode(std::span<const int64_t> ids) const override;
   void learn(std::string_view text) override;  // adds to the alphabet, unless the config gave one
   Json state() const override;

@@ -60,6 +60,22 @@ const PlainJson& member(const PlainJson& json, const char* key) {
   return json.is_object() && json.contains(key) ? json.at(key) : none;
 }
 
+std::vector<std::string> tokens_in_order(const PlainJson& vocabulary, const std::string& where) {
+  check(vocabulary.is_object() && !vocabulary.empty(), "{}: the vocabulary is no object of tokens",
+        where);
+  std::vector<std::string> tokens(vocabulary.size());
+  std::vector<bool> seen(tokens.size());
+  for (const auto& [token, id] : vocabulary.items()) {
+    check(id.is_number_integer() && id.get<int64_t>() >= 0 &&
+              id.get<int64_t>() < static_cast<int64_t>(tokens.size()) && !seen[id.get<size_t>()],
+          "{}: token \"{}\" has id {}; ids must be 0 to {}, each once", where, token, id.dump(),
+          tokens.size() - 1);
+    tokens[id.get<size_t>()] = token;
+    seen[id.get<size_t>()] = true;
+  }
+  return tokens;
+}
+
 TextMarks read_text_marks(const fs::path& folder, const PlainJson& tokenizer) {
   TextMarks marks = marks_of(member(tokenizer, "post_processor"));
   const PlainJson config = read_if_there(folder / "tokenizer_config.json");

@@ -26,9 +26,11 @@ Resample filter_from_name(const std::string& name) {
 struct ResizeConfig {
   int64_t size = 32;
   std::string filter = "bilinear";
+  bool stretch = false;
   TESSERA_FIELDS(f)
   {
     f("size", size, "length of the shorter side").min(1).max(kMaxSize);
+    f("stretch", stretch, "both sides get that length, whatever their ratio was");
     f("filter", filter, "how to interpolate").one_of({"nearest", "bilinear", "bicubic"});
   }
 };
@@ -38,10 +40,13 @@ struct ResizeTransform : Transform {
   Config config;
   explicit ResizeTransform(const Config& c) : config(c) {}
   Tensor operator()(const Tensor& image, Generator*) const override {
-    return resize_shorter(image, config.size, filter_from_name(config.filter));
+    const Resample filter = filter_from_name(config.filter);
+    return config.stretch ? resize(image, config.size, config.size, filter)
+                          : resize_shorter(image, config.size, filter);
   }
 };
-TESSERA_REGISTER(Transform, ResizeTransform, "resize", "Resizes the shorter side", kTorchvision);
+TESSERA_REGISTER(Transform, ResizeTransform, "resize", "Resizes the shorter side, or both",
+                 kTorchvision);
 
 struct CenterCropConfig {
   int64_t size = 32;

@@ -31,9 +31,4 @@ void write_hugging_face(const std::filesystem::path& folder, const ModelSpec& sp
 bool is_llama2c(const std::filesystem::path& file);
 ForeignModel read_llama2c(const std::filesystem::path& file);
 
-// Whether a folder holds files of a tokenizer, and the tokenizer itself. Its vocabulary is widened
-// to `vocabulary` by empty tokens: models have rows that no text reaches.
-bool has_tokenizer(const std::filesystem::path& folder);
-std::unique_ptr<Tokenizer> read_tokenizer(const std::filesystem::path& path, int64_t vocabulary);
-
 }  // namespace tessera

@@ -2,8 +2,8 @@
 
 #include "tessera/core/file.h"
 #include "tessera/core/safetensors.h"
-#include "tessera/data/bpe.h"
 #include "tessera/models/exchange/checkpoint.h"
+#include "tessera/models/exchange/preprocessor.h"
 
 namespace tessera {
 namespace fs = std::filesystem;
@@ -46,34 +46,6 @@ NamedTensors read_shards(const fs::path& folder) {
   return tensors;
 }
 
-// The transforms that preprocessor_config.json states; those of the models' authors without it.
-TransformList read_transforms(const fs::path& folder) {
-  Json mean = {0.5, 0.5, 0.5}, std = mean;
-  if (const fs::path file = folder / "preprocessor_config.json"; fs::exists(file)) {
-    const Json config = read_json(file);
-    if (config.contains("image_mean")) mean = config["image_mean"];
-    if (config.contains("image_std")) std = config["image_std"];
-  }
-  const Json normalize = {{"type", "normalize"}, {"mean", mean}, {"std", std}};
-  return TransformList({from_json<Choice<Transform>>(normalize, "preprocessor_config.json")});
-}
-
-void write_transforms(const fs::path& folder, const ModelSpec& spec,
-                      const TransformList& transforms) {
-  Json config = {{"do_resize", true},
-                 {"size", {{"height", spec.data.height}, {"width", spec.data.width}}},
-                 {"do_rescale", true},
-                 {"do_normalize", false}};
-  for (const auto& choice : transforms.choices) {
-    const Json json = to_json(choice);
-    if (json.at("type") != "normalize") continue;
-    config["do_normalize"] = true;
-    config["image_mean"] = json.at("mean");
-    config["image_std"] = json.at("std");
-  }
-  write_file_atomic((folder / "preprocessor_config.json").string(), config.dump(2) + "\n");
-}
-
 }  // namespace
 
 ForeignModel read_hugging_face(const fs::path& folder) {
@@ -96,7 +68,7 @@ ForeignModel read_hugging_face(const fs::path& folder) {
   } catch (const Error& error) {
     fail("{}: {}", folder.string(), error.what());
   }
-  if (result.spec.data.classes > 0) result.transforms = read_transforms(folder);
+  if (result.spec.data.classes > 0) result.transforms = read_preprocessor(folder, result.spec.data);
   return result;
 }
 
@@ -110,21 +82,7 @@ void write_hugging_face(const fs::path& folder, const ModelSpec& spec, const Nam
   check(!error, "export: {} cannot be made: {}", folder.string(), error.message());
   write_safetensors((folder / kOneFile).string(), theirs, {{"format", "pt"}});
   write_file_atomic((folder / "config.json").string(), config.dump(2) + "\n");
-  if (spec.data.classes > 0) write_transforms(folder, spec, transforms);
-}
-
-bool has_tokenizer(const fs::path& folder) {
-  return fs::exists(folder / "tokenizer.json") || fs::exists(folder / "vocab.json") ||
-         fs::exists(folder / "encoder.json");
-}
-
-std::unique_ptr<Tokenizer> read_tokenizer(const fs::path& path, int64_t vocabulary) {
-  BpeModel model = read_bpe(path);
-  const auto size = static_cast<int64_t>(model.tokens.size());
-  check(size <= vocabulary, "{}: the tokenizer has {} tokens, the model only {}", path.string(),
-        size, vocabulary);
-  model.tokens.resize(static_cast<size_t>(vocabulary));
-  return std::make_unique<BpeTokenizer>(std::move(model));
+  if (spec.data.classes > 0) write_preprocessor(folder, spec.data, transforms);
 }
 
 }  // namespace tessera

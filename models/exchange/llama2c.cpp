@@ -106,6 +106,7 @@ BpeModel byte_pieces(int64_t vocabulary) {
                                    : fmt::format("<{}>", id));
   }
   model.pieces = PieceRule::whole;
+  model.begin = model.end = 1;
   return model;
 }
 

@@ -2,6 +2,10 @@
 
 #include <doctest/doctest.h>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -328,4 +332,36 @@ TEST_CASE("real files of the hub open and write back the same tensors") {
     ++files;
   }
   CHECK(files >= 10);
+}
+
+namespace {
+
+// Bytes of a file that are in memory, its own mapping's or anybody's.
+int64_t resident_bytes(const std::string& path) {
+  const auto file = MappedFile::open(path);
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  std::vector<unsigned char> pages(static_cast<size_t>((file->size() + page - 1) / page));
+  REQUIRE(mincore(file->data(), static_cast<size_t>(file->size()), pages.data()) == 0);
+  return page * std::count_if(pages.begin(), pages.end(), [](unsigned char p) { return p & 1; });
+}
+
+}  // namespace
+
+TEST_CASE("one tensor of a file of 5 GB is read without the rest") {
+  const TemporaryFolder folder;
+  const std::string path = folder / "large.safetensors";
+  const std::string header =
+      R"({"first":{"dtype":"F32","shape":[640000,1000],"data_offsets":[0,2560000000]},)"
+      R"("small":{"dtype":"F32","shape":[1000],"data_offsets":[2560000000,2560004000]},)"
+      R"("last":{"dtype":"BF16","shape":[1280,1000000],"data_offsets":[2560004000,5120004000]}})";
+  const uint64_t length = header.size();
+  std::string start(reinterpret_cast<const char*>(&length), sizeof length);
+  write_file_atomic(path, start + header);
+  // The data are a hole: 5 GB of zeros that take no room on the disk.
+  std::filesystem::resize_file(path, start.size() + header.size() + 5'120'004'000);
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  CHECK(file.names() == std::vector<std::string>{"first", "small", "last"});
+  CHECK(file.info("last").shape == Shape{1280, 1000000});
+  CHECK(file.get("small").to_vector<float>() == std::vector<float>(1000, 0.0F));
+  CHECK(resident_bytes(path) < 64 << 20);  // the system reads ahead a little
 }

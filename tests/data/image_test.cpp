@@ -174,11 +174,15 @@ TEST_CASE("halving by the triangle filter weights neighbours 1 3 3 1") {
 }
 
 TEST_CASE("doubling by bicubic interpolates with a = -0.5") {
-  const Tensor x = tensor({0, 0, 0, 1, 0, 0, 0}, {1, 1, 7});
+  const Tensor x = tensor({0, 0, 0, 2, 0, 0, 0}, {1, 1, 7});
   const auto y = resize(x, 1, 14, Resample::bicubic).to_vector<float>();
-  CHECK(y[6] == doctest::Approx(0.8671875));
-  CHECK(y[8] == doctest::Approx(0.2265625));
-  CHECK(y[9] == doctest::Approx(-0.0703125));
+  CHECK(y[6] == doctest::Approx(2 * 0.8671875));
+  CHECK(y[8] == doctest::Approx(2 * 0.2265625));
+  CHECK(y[9] == doctest::Approx(2 * -0.0703125));
+  const Tensor unit = tensor({0, 0, 0, 1, 0, 0, 0}, {1, 1, 7});
+  const auto z = resize(unit, 1, 14, Resample::bicubic).to_vector<float>();
+  CHECK(z[8] == doctest::Approx(0.2265625));
+  CHECK(z[9] == 0);
 }
 
 TEST_CASE("resizing the shorter side keeps the proportions") {

@@ -2,6 +2,7 @@
 // back, what does not fit is named.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -382,6 +383,70 @@ TEST_CASE("a llama2.c file gives the logits of the plain formulas") {
   check_equal(part(last_logits(foreign, tokens)),
               {0.720651, -1.371648, 0.616727, 3.354261, 4.193416, 5.846607, 1.859643, 2.845519},
               1e-3);
+}
+
+// In the shared file every matrix of a layer is transposed five times over as if it had its first
+// shape each time (see scripts/stories260k.py); this puts the numbers back.
+void put_back(const Tensor& matrix, int64_t rows, int64_t columns) {
+  float* values = matrix.data<float>();
+  std::vector<float> old(static_cast<size_t>(rows * columns));
+  for (int times = 0; times < 5; ++times) {
+    std::copy_n(values, old.size(), old.begin());
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < columns; ++j) {
+        values[j * rows + i] = old[static_cast<size_t>(i * columns + j)];
+      }
+    }
+  }
+}
+
+// The ids that the restored model finds from 1 on, each the most probable by the plain formulas of
+// scripts/reference_logits.py; scripts/stories260k.py has them in words.
+const std::vector<int64_t> kStory = {
+    1,   403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338, 401, 396,
+    267, 337, 410, 408, 419, 292, 411, 322, 265, 282, 295, 433, 426, 385, 328, 432, 358, 394, 261,
+    370, 432, 352, 266, 268, 388, 426, 338, 391, 266, 267, 337, 335, 312, 432, 398, 312, 286, 267,
+    414, 270, 333, 415, 426, 13,  438, 310, 439, 419, 357, 336, 432, 313, 438, 310, 432, 278, 316,
+    439, 419, 298, 414, 267, 265, 282, 295, 433, 426, 436, 317, 286, 296, 418, 269, 279, 292, 416,
+    439, 413, 409, 416, 327, 263, 415, 294, 267, 400, 426, 338, 336, 432, 313, 442, 391, 267, 337,
+    335, 364, 420, 268, 388, 432, 398, 359, 280, 303, 439, 413, 272, 417, 264, 312, 426, 436, 13,
+    438, 310, 286, 296, 418, 269, 279, 292, 416, 439, 413, 409, 416, 327, 263, 415, 294, 267, 400,
+    426, 338, 336, 432, 313, 442, 439, 423, 262, 304, 420, 422, 432, 317, 426, 359, 279, 292, 416,
+    439, 413, 409, 416, 327, 263, 415, 294, 267, 400, 426, 436, 13,  438, 310, 279, 292, 416, 439,
+    413, 391, 267, 281, 421, 427, 311, 357, 432, 384, 358, 336, 432, 313, 442, 439, 423, 262, 304,
+    420, 422, 432, 357, 426, 359, 279, 292, 416, 439, 413, 409, 416, 327, 263, 415, 294, 267, 400,
+    426, 436, 320, 285, 357, 336, 432, 313, 455, 289, 439, 413, 263, 304, 420, 422, 432, 317, 426,
+    410, 448, 411, 280, 303, 281, 421, 427, 364, 426};
+
+TEST_CASE("the stories model writes the story that llama2.c prints for it") {
+  const fs::path root = data("llama2c_stories260k");
+  if (root.empty()) return;
+  ForeignModel foreign = read_llama2c(root / "stories260K.bin");
+  for (auto& [name, tensor] : foreign.tensors) {
+    if (!name.starts_with("blocks.") || tensor.rank() != 2) continue;
+    if (name.find(".qkv.") == std::string::npos) {
+      put_back(tensor, tensor.size(0), tensor.size(1));
+      continue;
+    }
+    put_back(views::slice(tensor, 0, 0, 64), 64, 64);
+    put_back(views::slice(tensor, 0, 64, 96), 32, 64);
+    put_back(views::slice(tensor, 0, 96, 128), 32, 64);
+  }
+  const auto model = model_of(foreign);
+  NoGrad off;
+  const auto count = static_cast<int64_t>(kStory.size());
+  const auto logits = dynamic_cast<LanguageModel&>(*model)
+                          .logits(from_values(kStory, {1, count}))
+                          .to_vector<double>();
+  double loss = 0;
+  for (size_t i = 0; i + 1 < kStory.size(); ++i) {
+    const auto row = logits.begin() + static_cast<ptrdiff_t>(512 * i);
+    CHECK(std::max_element(row, row + 512) - row == kStory[i + 1]);
+    double sum = 0;
+    for (int64_t v = 0; v < 512; ++v) sum += std::exp(row[v]);
+    loss += std::log(sum) - row[kStory[i + 1]];
+  }
+  CHECK(loss / static_cast<double>(count - 1) == doctest::Approx(0.45735).epsilon(1e-3));
 }
 
 TEST_CASE("a llama2.c file that is cut short or too long says so") {
