@@ -84,7 +84,7 @@ class Answer {
   void add_error(const std::string& file, const std::string& what) {
     ++errors_;
     if (json_) list_.push_back({{"file", file}, {"error", what}});
-    fmt::print(stderr, "{}\n", what);
+    fmt::print(stderr, "tessera: {}\n", what);
   }
   int finish() const {
     if (json_) fmt::print("{}\n", list_.dump(-1, ' ', false, Json::error_handler_t::replace));

@@ -13,12 +13,12 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import (AutoModelForCausalLM, AutoModelForImageClassification, DeiTConfig,
-                          DeiTForImageClassificationWithTeacher, GPT2Config, GPT2LMHeadModel, LlamaConfig,
+from transformers import (DeiTConfig, DeiTForImageClassificationWithTeacher, GPT2Config, GPT2LMHeadModel, LlamaConfig,
                           LlamaForCausalLM, ViTConfig, ViTForImageClassification)
 
 TOLERANCE = 1e-4
@@ -152,10 +152,14 @@ def main():
     parser.add_argument("--figures", default="")
     o = parser.parse_args()
     torch.set_num_threads(2)
+    warnings.simplefilter("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     rows = []
     for name, make in MODELS.items():
         for variant in ["f32"] + (["sharded", "f16", "bf16"] if name in ("GPT-2", "Llama, 8 heads on 2", "ViT") else []):
             rows.append(compare(name, make, o, variant))
+            print(rows[-1], file=sys.stderr)
     keys = list(dict.fromkeys(k for r in rows for k in r))
     show = lambda v: f"{v:.1e}" if isinstance(v, float) and v < 1e-2 else f"{v:.3g}" if isinstance(v, float) else str(v)
     print(f"torch {torch.__version__}, transformers {transformers.__version__}\n")

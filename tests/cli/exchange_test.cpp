@@ -10,6 +10,7 @@
 
 #include "../core/temporary_folder.h"
 #include "program.h"
+#include "tessera/core/create.h"
 #include "tessera/core/file.h"
 #include "tessera/core/safetensors.h"
 
@@ -89,6 +90,56 @@ TEST_SUITE("cli") {
     const std::string rest = " " + image + " --top 3 --json";
     CHECK(run_well("classify " + (folder / "a") + rest).text ==
           run_well("classify " + (folder / "b") + rest).text);
+    run_well("data sample " + config + " --split test --count 5 --out " + (folder / "images"));
+    const std::string line =
+        "classify " + (folder / "a") + " " + (folder / "images") + " --batch 2";
+    const std::string well = run_well(line).text;
+    CHECK(std::count(well.begin(), well.end(), '\n') >= 5);
+    tessera::write_file_atomic(folder / "images/cut.png", tessera::read_file(image).substr(0, 60));
+    tessera::write_file_atomic(folder / "images/empty.jpg", "");
+    const Output mixed = run_program(line);
+    CHECK(mixed.code == 2);
+    CHECK(mixed.text.find("cut.png: byte 0: ") != std::string::npos);
+    CHECK(mixed.text.find("empty.jpg: byte 0: ") != std::string::npos);
+    CHECK(std::count(mixed.text.begin(), mixed.text.end(), '\n') ==
+          std::count(well.begin(), well.end(), '\n') + 2);
+    fs::create_directory(folder / "none");
+    check_mistake(run_program("classify " + (folder / "a") + " " + (folder / "none")),
+                  "no PNG, JPEG");
+  }
+
+  TEST_CASE("logits of tensors come as tensors, and a wrong file is named") {
+    const fs::path from = data("safetensors_small/tiny_gpt2_micro");
+    if (from.empty()) return;
+    TemporaryFolder folder;
+    run_well("import " + from.string() + " --run " + (folder / "a"));
+    const auto tokens = tessera::from_values(std::vector<int64_t>{47, 35, 32, 71, 30, 1}, {2, 3});
+    tessera::write_safetensors(folder / "in", {{"tokens", tokens}});
+    const std::string line = "logits " + (folder / "a") + " " + (folder / "in");
+    run_well(line + " " + (folder / "out") + " --greedy 5");
+    const auto out = tessera::SafetensorsFile::open(folder / "out");
+    CHECK(out.info("logits").shape[1] == 3);
+    CHECK(out.info("greedy").shape == tessera::Shape{2, 5});
+    tessera::write_safetensors(folder / "in", {{"images", tokens}});
+    check_mistake(run_program(line + " " + (folder / "out")), "holds no \"tokens\"");
+  }
+
+  TEST_CASE("a text becomes ids whatever its length, from a file or standard input") {
+    const fs::path vocabulary = data("tokenizer_gpt2");
+    if (vocabulary.empty()) return;
+    TemporaryFolder folder;
+    std::string text;
+    for (int i = 0; i < 700000; ++i) text += "word " + std::to_string(i % 10);
+    tessera::write_file_atomic(folder / "text", text + "\n");
+    const std::string line = "data tokenize " + vocabulary.string();
+    const std::string ids = run_well(line + " " + (folder / "text")).text;
+    CHECK(ids.starts_with("4775 657 4775 352"));
+    CHECK(run_well(line + " < " + (folder / "text")).text.starts_with(ids.substr(0, 1 << 20)));
+    tessera::write_file_atomic(folder / "text", "");
+    CHECK(run_well(line + " --json " + (folder / "text")).text.starts_with("[]\n"));
+    check_mistake(run_program(line + " " + folder.path()), "directory");
+    check_mistake(run_program(line + " " + (folder / "nowhere")), "cannot be read");
+    check_mistake(run_program("data tokenize " + (folder / "nowhere") + " x"), "no such file");
   }
 
   TEST_CASE("broken checkpoints give one line and exit code 2, and leave no run behind") {
