@@ -37,7 +37,7 @@ Tensor split_heads(const Tensor& x, int64_t heads, int64_t head_dim) {
 
 SelfAttention::SelfAttention(std::string_view name, const ProjectionConfig& c, const Geometry& g)
     : qkv(Linear::normal(g.width, (g.heads + 2 * kv_heads_of(name, c, g)) * head_dim_of(name, g),
-                         c.bias.value_or(g.bias), g.init_std)),
+                         c.qkv_bias.value_or(c.bias.value_or(g.bias)), g.init_std)),
       out(Linear::normal(g.heads * head_dim_of(name, g), g.width, c.bias.value_or(g.bias),
                          g.output_init_std)),
       heads_(g.heads),
@@ -110,7 +110,7 @@ Tensor SelfAttention::operator()(const Tensor& x, const AttentionContext& contex
                                                      : attend(q, k, v, options, context);
   probe("query", q);
   probe("key", k);
-  if (weights_wanted.load(std::memory_order_relaxed) > 0 && context.cache == nullptr) [[unlikely]] {
+  if (WeightsScope::is_open() && context.cache == nullptr) [[unlikely]] {
     const int64_t keys = k.size(2);
     const Tensor one = eye(keys, {k.dtype(), k.device()});
     const Tensor values =
@@ -120,6 +120,10 @@ Tensor SelfAttention::operator()(const Tensor& x, const AttentionContext& contex
   probe("output", r.output);
   probe("logsumexp", r.logsumexp);
   return out(reshape(transpose(r.output, 1, 2), {x.size(0), x.size(1), width}));
+}
+
+bool WeightsScope::is_open() {
+  return weights_wanted.load(std::memory_order_relaxed) > 0;
 }
 
 WeightsScope::WeightsScope() {

@@ -10,12 +10,14 @@ namespace tessera {
 struct ProjectionConfig {
   std::optional<int64_t> kv_heads;
   std::optional<bool> bias;
+  std::optional<bool> qkv_bias;
   // For the listing of a mechanism's own Config.
   void projection_fields(Fields& f) {
     f("kv_heads", kv_heads, "heads of keys and values; default: as many as heads")
         .min(1)
         .max(1 << 16);
     f("bias", bias, "biases in the projections; default: as the model says");
+    f("qkv_bias", qkv_bias, "of queries, keys and values alone; default: bias");
   }
 };
 
@@ -60,6 +62,7 @@ class WeightsScope {
  public:
   WeightsScope();
   ~WeightsScope();
+  static bool is_open();  // for mechanisms that do not derive from SelfAttention
   WeightsScope(const WeightsScope&) = delete;
   WeightsScope& operator=(const WeightsScope&) = delete;
 };

@@ -1,7 +1,6 @@
 #include "tessera/models/vit.h"
 
 #include "tessera/autograd/ops/arithmetic.h"
-#include "tessera/autograd/ops/matmul.h"
 #include "tessera/autograd/ops/reduce.h"
 #include "tessera/autograd/ops/sum.h"
 #include "tessera/autograd/ops/view.h"
@@ -15,30 +14,30 @@ TESSERA_REGISTER(Model, Vit, "vit", "image transformer with dense tokens (ViT, D
                  "Dosovitskiy et al. 2021; Touvron et al. 2021");
 
 constexpr double kStd = 0.02;
+constexpr double kUncut = 100;  // so many deviations are never reached
 
 int64_t patches_of(const Vit::Config& c, const DataInfo& in) {
-  check(in.classes > 0 && in.height > 0 && in.width > 0,
-        "vit: wants images with classes, but the data has {} x {} pixels and {} classes", in.height,
-        in.width, in.classes);
-  check(
-      in.height % c.patch == 0 && in.width % c.patch == 0,
-      "vit: patch {} does not divide an image of {} x {}; change model.patch or resize the images",
-      c.patch, in.height, in.width);
-  return in.height / c.patch * (in.width / c.patch);
+  check(in.classes > 0, "vit: the data has no classes; it wants labelled images");
+  return grid_of("vit", in, c.patch).count();
+}
+
+// Tokens before the patches that a layer sees.
+int64_t prefix_of(const Vit::Config& c, int64_t layer) {
+  return layer < c.class_token_layer ? 0 : 1 + c.distilled;
 }
 
 BlockOptions block_options(const Vit::Config& c, const DataInfo& in, int64_t layer) {
   BlockOptions o;
   o.geometry = {.width = c.width,
                 .heads = c.heads,
-                .context = patches_of(c, in) + 1 + c.distilled,
+                .context = patches_of(c, in) + prefix_of(c, layer),
                 .layer = layer,
                 .depth = c.depth,
                 .init_std = kStd,
                 .output_init_std = kStd,
                 .grid_height = in.height / c.patch,
                 .grid_width = in.width / c.patch,
-                .prefix = 1 + c.distilled};
+                .prefix = prefix_of(c, layer)};
   o.drop_path = c.depth > 1
                     ? c.drop_path * static_cast<double>(layer) / static_cast<double>(c.depth - 1)
                     : c.drop_path;
@@ -47,38 +46,31 @@ BlockOptions block_options(const Vit::Config& c, const DataInfo& in, int64_t lay
 
 }  // namespace
 
-PatchEmbedding::PatchEmbedding(int64_t channels, int64_t patch, int64_t width)
-    : weight(parameter(
-          init::fan_in_uniform({width, channels, patch, patch}, channels * patch * patch))),
-      bias(parameter(init::fan_in_uniform({width}, channels * patch * patch))) {}
-
-Tensor PatchEmbedding::operator()(const Tensor& images) const {
-  const int64_t p = weight.size(2);
-  const int64_t rows = images.size(2) / p;
-  const int64_t columns = images.size(3) / p;
-  Tensor x = images.to(weight.dtype());
-  x = reshape(x, {images.size(0), images.size(1), rows, p, columns, p});
-  x = permute(x, {0, 2, 4, 1, 3, 5});
-  x = reshape(x, {images.size(0), rows * columns, images.size(1) * p * p});
-  return linear(x, flatten(weight, 1), bias);
+Tensor Vit::tokens(int64_t count, const Config& c) {
+  return parameter(init::truncated_normal({1, count, c.width}, c.token_std, kUncut * c.token_std));
 }
 
 Vit::Vit(const Config& c, const DataInfo& in)
-    : patch_embedding(in.channels, c.patch, c.width),
-      class_token(parameter(init::truncated_normal({1, 1, c.width}, kStd))),
-      positions(parameter(
-          init::truncated_normal({1, patches_of(c, in) + 1 + c.distilled, c.width}, kStd))),
+    : patch_embedding(in.channels, c.patch, c.width, c.patch_norm),
+      class_token(c.class_token_layer < c.depth ? tokens(1, c) : Tensor()),
+      positions(tokens(patches_of(c, in) + prefix_of(c, 0), c)),
       drop(c.dropout),
       head(Linear::truncated_normal(c.width, in.classes, true, kStd)),
       input_(in),
-      mean_pool_(c.pool == "mean") {
+      mean_pool_(c.pool == "mean"),
+      class_token_layer_(c.class_token_layer) {
+  check(
+      class_token_layer_ < c.depth || (class_token_layer_ == c.depth && mean_pool_ && !c.distilled),
+      "vit: the class token cannot join before layer {} of {} when the head sees it; change "
+      "model.class_token_layer, or model.pool to \"mean\"",
+      class_token_layer_, c.depth);
   require_of_blocks("vit", c, capability::kBidirectional);
   for (int64_t i = 0; i < c.depth; ++i) {
     blocks.push_back(std::make_unique<Block>(c, block_options(c, in, i)));
   }
   if (c.residual == "pre") norm.emplace(c.norm, c.width, c.norm_eps);
   if (!c.distilled) return;
-  distillation_token = parameter(init::truncated_normal({1, 1, c.width}, kStd));
+  distillation_token = tokens(1, c);
   distillation_head.emplace(Linear::truncated_normal(c.width, in.classes, true, kStd));
 }
 
@@ -88,17 +80,24 @@ Tensor Vit::features(const Tensor& images, const ForwardContext& context) {
         "vit: images {} do not fit the model's (B, {}, {}, {})", images.shape(), input_.channels,
         input_.height, input_.width);
   const Tensor patches = patch_embedding(images);
-  const int64_t batch = images.size(0);
-  const int64_t width = patches.size(2);
-  TensorList tokens = {expand(class_token, {batch, 1, width})};
-  if (distillation_token.defined()) tokens.push_back(expand(distillation_token, {batch, 1, width}));
-  tokens.push_back(patches);
-  Residual x{drop(concat(tokens, 1) + positions)};
+  Residual x{drop((class_token_layer_ == 0 ? with_tokens(patches) : patches) + positions)};
   AttentionContext attention{.layer = context.layer};
-  attention.positions =
-      arange(0, static_cast<double>(x.x.size(1)), 1, {DType::i64, images.device()});
-  for (auto& block : blocks) x = (*block)(x, attention);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (i > 0 && static_cast<int64_t>(i) == class_token_layer_) x = {with_tokens(x.sum())};
+    attention.positions =
+        arange(0, static_cast<double>(x.x.size(1)), 1, {DType::i64, images.device()});
+    x = (*blocks[i])(x, attention);
+  }
   return norm ? (*norm)(x).y : x.sum();
+}
+
+Tensor Vit::with_tokens(const Tensor& x) const {
+  TensorList tokens;
+  for (const Tensor& token : {class_token, distillation_token}) {
+    if (token.defined()) tokens.push_back(expand(token, {x.size(0), 1, x.size(2)}));
+  }
+  tokens.push_back(x);
+  return concat(tokens, 1);
 }
 
 std::pair<Tensor, Tensor> Vit::both_logits(const Tensor& images, const ForwardContext& context) {
@@ -113,7 +112,7 @@ Tensor Vit::logits(const Tensor& images, const ForwardContext& context) {
     return (class_logits + distilled) * 0.5;
   }
   const Tensor x = features(images, context);
-  return head(mean_pool_ ? mean(slice(x, 1, 1), {1}) : select(x, 1, 0));
+  return head(mean_pool_ ? mean(slice(x, 1, class_token.defined()), {1}) : select(x, 1, 0));
 }
 
 }  // namespace tessera

@@ -64,6 +64,14 @@ TEST_CASE("DeiT-Ti, S and B and the small model have exactly the published numbe
             ->parameter_count() == 119194);
 }
 
+TEST_CASE("the small ConViT has exactly the published number of parameters") {
+  auto model = build(R"({"type": "vit", "patch": 4, "width": 48, "depth": 4, "heads": 4,
+      "attention": "gpsa", "class_token_layer": 3,
+      "layers": [{"at": [-1], "attention": {"type": "dense", "qkv_bias": false}}]})",
+                     images(32, 10));
+  CHECK(model->parameter_count() == 118630);
+}
+
 TEST_SUITE("gradient") {
   TEST_CASE("two blocks of width 8 on 4 patches have right gradients from pixels to head") {
     auto model = build(kSmall, images(8, 3));
@@ -149,6 +157,38 @@ TEST_CASE("the distilled variant averages two heads, and the mean pool sees patc
       build(R"({"type": "vit", "patch": 4, "width": 8, "depth": 2, "heads": 2, "pool": "mean"})",
             images(8, 3));
   CHECK(vision(*mean).logits(x).shape() == Shape{2, 3});
+}
+
+const char* kConVit = R"({"type": "vit", "patch": 4, "width": 8, "depth": 2, "heads": 4,
+    "attention": "gpsa", "class_token_layer": 1, "layers": [{"at": [1], "attention": "dense"}]})";
+
+TEST_SUITE("gradient") {
+  TEST_CASE("a class token that joins late has right gradients, and positions have no row for it") {
+    auto model = build(kConVit, images(8, 3));
+    auto& vit = dynamic_cast<Vit&>(*model);
+    CHECK(vit.positions.shape() == Shape{1, 4, 8});
+    CHECK(vit.class_token.shape() == Shape{1, 1, 8});
+    const auto result =
+        check_module(*model,
+                     [](Module& m, const TensorList& in) {
+                       return TensorList{vision(static_cast<Model&>(m)).logits(in[0])};
+                     },
+                     {samples::normal({2, 3, 8, 8})}, {.max_entries = 25});
+    CHECK_MESSAGE(result.ok, result.message);
+  }
+}
+
+TEST_CASE("without a class token the mean of the patches is classified") {
+  auto model = build(R"({"type": "vit", "patch": 4, "width": 8, "depth": 2, "heads": 4,
+      "attention": "gpsa", "class_token_layer": 2, "pool": "mean"})",
+                     images(8, 3));
+  CHECK_FALSE(dynamic_cast<Vit&>(*model).class_token.defined());
+  CHECK(vision(*model).logits(samples::normal({2, 3, 8, 8}).to(DType::f32)).shape() == Shape{2, 3});
+  CHECK_THROWS_WITH_AS(
+      build(R"({"type": "vit", "depth": 2, "class_token_layer": 2})", images(8, 3)),
+      doctest::Contains("model.class_token_layer"), Error);
+  CHECK_THROWS_WITH_AS(build(R"({"type": "vit", "attention": "gpsa"})", images(8, 3)),
+                       doctest::Contains("model.class_token_layer"), Error);
 }
 
 TEST_CASE("a patch that does not divide the image is refused with the sizes") {
