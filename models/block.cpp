@@ -70,6 +70,7 @@ Residual Block::pre(const Residual& in, const AttentionContext& context) {
   const AddNormResult a = norm1(in);
   const Tensor mixed = drop_path(drop((*attention)(a.y, context)));
   const AddNormResult b = norm2(Residual{a.sum, mixed});
+  probe("middle", b.sum);
   const Tensor y = drop_path((*feed_forward)(b.y, context.layer));
   return feed_forward->residual() ? Residual{b.sum, y} : Residual{y};
 }

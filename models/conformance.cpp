@@ -2,6 +2,8 @@
 
 #include "tessera/attention/attention.h"
 #include "tessera/attention/engines/dense.h"
+#include "tessera/autograd/ops/comparison.h"
+#include "tessera/autograd/ops/sum.h"
 #include "tessera/config/fields.h"
 #include "tessera/config/json.h"
 #include "tessera/core/create.h"
@@ -113,6 +115,13 @@ ModuleSample model_sample(const std::string& type) {
             if (auto* lm = dynamic_cast<LanguageModel*>(&m)) return TensorList{lm->logits(in[0])};
             if (auto* vision = dynamic_cast<ImageClassifier*>(&m)) {
               return TensorList{vision->logits(in[1])};
+            }
+            if (auto* restoring = dynamic_cast<ImageReconstructor*>(&m)) {
+              const int64_t side = 4 / restoring->patch();
+              const Tensor hidden = expand(
+                  arange(0, static_cast<double>(side * side), 1, {DType::i64, in[1].device()}),
+                  {2, side * side});
+              return TensorList{restoring->reconstruct(in[1], lt(hidden, 2))};
             }
             fail("conformance: model \"{}\" offers no interface that is checked", m.type_name());
           },

@@ -47,4 +47,13 @@ class ImageClassifier : public Model {
                         const ForwardContext& context = {}) = 0;  // (B, C, H, W) → (B, K)
 };
 
+class ImageReconstructor : public Model {
+ public:
+  // Images (B, C, H, W), of which it may not see the patches that `hidden`, bool (B, N), marks →
+  // what it takes every patch for, (B, N, C p p) as to_patches (models/patches.h) orders them.
+  virtual Tensor reconstruct(const Tensor& images, const Tensor& hidden,
+                             const ForwardContext& context = {}) = 0;
+  virtual int64_t patch() const = 0;  // p
+};
+
 }  // namespace tessera
