@@ -2,6 +2,8 @@
 #include <algorithm>
 
 #include "tessera/analysis/picture.h"
+#include "tessera/attention/gpsa.h"
+#include "tessera/attention/mssa.h"
 #include "tessera/attention/self_attention.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
@@ -79,7 +81,9 @@ class AttentionMaps final : public Picture {
     Model& model = input.model();
     const bool reads = dynamic_cast<LanguageModel*>(&model) != nullptr ||
                        dynamic_cast<ImageClassifier*>(&model) != nullptr;
-    return reads && !modules_of<SelfAttention>(model).empty();
+    return reads &&
+           (!modules_of<SelfAttention>(model).empty() ||
+            !modules_of<GpsaAttention>(model).empty() || !modules_of<MssaAttention>(model).empty());
   }
 
   std::vector<NamedCanvas> draw(PictureInput& input) const override {

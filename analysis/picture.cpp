@@ -217,8 +217,13 @@ std::vector<std::pair<std::string, Tensor>> observe(Model& model, const Tensor& 
     lm->hidden(input, {});
   } else if (auto* classifier = dynamic_cast<ImageClassifier*>(&model)) {
     classifier->logits(input, {});
+  } else if (auto* reconstructor = dynamic_cast<ImageReconstructor*>(&model)) {
+    const int64_t p = reconstructor->patch();
+    reconstructor->reconstruct(
+        input,
+        zeros({input.size(0), input.size(2) / p * (input.size(3) / p)}, {DType::boolean, {}}));
   } else {
-    fail("observe: {} is neither a language model nor an image classifier", model.type_name());
+    fail("observe: {} is no language model and reads no images", model.type_name());
   }
   return seen;
 }
