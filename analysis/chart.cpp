@@ -66,7 +66,7 @@ Canvas draw(const Scatter& c) {
   std::vector<double> xs, ys;
   for (const Mark& m : c.marks) {
     xs.push_back(m.x);
-    ys.push_back(m.y);
+    ys.insert(ys.end(), {m.y - m.spread, m.y + m.spread});
   }
   std::vector<std::pair<std::string, Color>> legend;
   for (size_t i = 0; i < c.groups.size(); ++i) {
@@ -87,6 +87,10 @@ Canvas draw(const Scatter& c) {
   for (const Mark& m : c.marks) {
     const Point p{x(m.x), y(m.y)};
     if (!std::isfinite(p.x) || !std::isfinite(p.y)) continue;
+    if (m.spread > 0) {
+      canvas.line({p.x, y(m.y - m.spread)}, {p.x, y(m.y + m.spread)},
+                  mix(category_color(m.group), colors::kWhite, 0.4), 2);
+    }
     canvas.disc(p, 4.2, category_color(m.group));
     const int64_t wide = text_width(m.label), at = std::llround(p.x);
     const bool fits = at + 8 + wide < c.width;

@@ -1,5 +1,7 @@
-// What a run logged while it trained.
+#include "tessera/analysis/curves.h"
+
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "tessera/analysis/picture.h"
@@ -7,7 +9,40 @@
 namespace tessera {
 namespace {
 
-// Values that follow the raw ones slowly.
+// loss, accuracy, lr and speed first, the others by name.
+int rank(const std::string& chart) {
+  constexpr const char* kFirst[] = {"loss", "accuracy", "lr"};
+  for (int i = 0; i < 3; ++i) {
+    if (chart == kFirst[i]) return i;
+  }
+  return chart.ends_with("_per_second") ? 3 : 4;
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, std::vector<std::string>>> metric_charts(
+    const std::vector<Json>& rows) {
+  std::set<std::string> names;
+  for (const Json& row : rows) {
+    for (const auto& [name, value] : row.items()) {
+      if (name != "step" && name.find('.') == std::string::npos && value.is_number()) {
+        names.insert(name);
+      }
+    }
+  }
+  std::map<std::pair<int, std::string>, std::vector<std::string>> charts;
+  for (const std::string& name : names) {
+    std::string chart = name;
+    for (const std::string prefix : {"train_", "val_", "test_"}) {
+      if (name.starts_with(prefix)) chart = name.substr(prefix.size());
+    }
+    charts[{rank(chart), chart}].push_back(name);
+  }
+  std::vector<std::pair<std::string, std::vector<std::string>>> ordered;
+  for (auto& [key, list] : charts) ordered.emplace_back(key.second, std::move(list));
+  return ordered;
+}
+
 Series smoothed(const Series& raw, double keep) {
   Series out = raw;
   double mean = 0, weight = 0;
@@ -19,35 +54,7 @@ Series smoothed(const Series& raw, double keep) {
   return out;
 }
 
-// The names of metrics that belong to the whole model, by the chart they are shown in.
-std::map<std::string, std::vector<std::string>> charts_of(const std::vector<Json>& rows) {
-  std::set<std::string> names;
-  for (const Json& row : rows) {
-    for (const auto& [name, value] : row.items()) {
-      if (name != "step" && name.find('.') == std::string::npos && value.is_number()) {
-        names.insert(name);
-      }
-    }
-  }
-  std::map<std::string, std::vector<std::string>> charts;
-  for (const std::string& name : names) {
-    std::string chart = name;
-    for (const char* prefix : {"train_", "val_", "test_"}) {
-      if (name.starts_with(prefix)) chart = name.substr(std::string_view(prefix).size());
-    }
-    charts[chart].push_back(name);
-  }
-  return charts;
-}
-
-// loss, accuracy and lr first, the others by name.
-int rank(const std::string& chart) {
-  constexpr const char* kFirst[] = {"loss", "accuracy", "lr"};
-  for (int i = 0; i < 3; ++i) {
-    if (chart == kFirst[i]) return i;
-  }
-  return chart.ends_with("_per_second") ? 3 : 4;
-}
+namespace {
 
 class Curves final : public Picture {
  public:
@@ -67,14 +74,10 @@ class Curves final : public Picture {
   bool offered(PictureInput& input) const override { return !input.metrics().empty(); }
 
   std::vector<NamedCanvas> draw(PictureInput& input) const override {
-    const auto charts = charts_of(input.metrics());
-    std::vector<std::string> order;
-    for (const auto& [chart, names] : charts) order.push_back(chart);
-    std::stable_sort(order.begin(), order.end(),
-                     [](const std::string& a, const std::string& b) { return rank(a) < rank(b); });
     std::vector<Captioned> panels;
-    for (const std::string& chart : order)
-      panels.push_back({panel(input, chart, charts.at(chart))});
+    for (const auto& [chart, names] : metric_charts(input.metrics())) {
+      panels.push_back({panel(input, chart, names)});
+    }
     return {{"curves", draw_grid(panels, 2)}};
   }
 

@@ -49,6 +49,7 @@ struct Mark {
   double x = 0, y = 0;
   std::string label = {};
   int64_t group = 0;
+  double spread = 0;  // a bar from y − spread to y + spread
 };
 struct Scatter {
   std::string title = {};

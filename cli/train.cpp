@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "tessera/cli/command.h"
+#include "tessera/cli/report.h"
 #include "tessera/config/json.h"
 #include "tessera/core/parallel.h"
 #include "tessera/models/run_folder.h"
@@ -48,6 +49,7 @@ int run(const Options& o) {
   const TrainResult result =
       train(config, {.run = folder, .base = base, .resume = o.resume, .quiet = o.quiet || o.json});
   if (result.end == TrainEnd::interrupted) return 130;
+  write_report(folder);
   if (o.json) {
     Json answer = {{"run", folder.string()}, {"step", result.step}};
     for (const auto& [name, value] : result.metrics) answer["metrics"][name] = value;

@@ -17,6 +17,7 @@
 #include "tessera/train/checkpoint.h"
 #include "tessera/train/device_step.h"
 #include "tessera/train/ema.h"
+#include "tessera/train/environment.h"
 #include "tessera/train/evaluate.h"
 #include "tessera/train/progress.h"
 #include "tessera/train/run_log.h"
@@ -32,6 +33,15 @@ constexpr uint64_t kInitStep = ~uint64_t{0};  // random numbers of the initial w
 std::unique_ptr<Model> build_model(const RunConfig& config, const DataInfo& info) {
   RandomScope scope(static_cast<uint64_t>(config.seed), kInitStep);
   return config.model.build(info);
+}
+
+Json result_json(const TrainResult& result) {
+  return {{"step", result.step},
+          {"early_stop", result.end == TrainEnd::early_stop},
+          {"metrics", result.metrics},
+          {"unit", result.unit},
+          {"units_per_second", result.units_per_second},
+          {"peak_memory", result.peak_memory}};
 }
 
 class Trainer {
@@ -71,7 +81,10 @@ class Trainer {
                                       : fmt::format("{} in {}", device_, c_.train.precision)));
     StopSignals signals;
     TrainEnd end = TrainEnd::finished;
+    allocator(device_).reset_peak();
+    const int64_t warm_up = step_ + (c_.train.steps - step_) / 10;
     while (step_ < c_.train.steps) {
+      const auto start = Clock::now();
       if (device_step_ != nullptr) {
         update_on_device(log);
       } else {
@@ -79,6 +92,7 @@ class Trainer {
       }
       const bool stop = StopSignals::requested();
       if (device_step_ != nullptr && (stop || at_boundary())) settle(log, true);
+      if (step_ > warm_up) count_time(start);
       if (due(c_.train.eval_every) && step_ < c_.train.steps) evaluate_now(log);
       if (c_.train.sample && due(c_.train.sample->every)) write_sample();
       if (stale_ > 0 && c_.train.early_stop && stale_ >= c_.train.early_stop->patience) {
@@ -111,6 +125,7 @@ class Trainer {
     fs::create_directories(options_.run, error);
     check(!error, "train: {} cannot be made: {}", options_.run.string(), error.message());
     write_file_atomic(options_.run / "config.json", to_json(c_).dump(2) + "\n");
+    write_file_atomic(options_.run / "environment.json", environment(device_).dump(2) + "\n");
     write_file_atomic(options_.run / "run.json",
                       RunCard::make(options_.base, *data_).dump(2) + "\n");
   }
@@ -219,7 +234,13 @@ class Trainer {
                              .cuda_graph = capturable ? c_.train.cuda_graph : "off"});
   }
 
+  void count_time(Clock::time_point start) {
+    seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
+    timed_units_ += step_units_;
+  }
+
   void measure_speed(Clock::time_point start, int64_t units) {
+    step_units_ = units;
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     const double speed = static_cast<double>(units) / seconds;
     speed_ = speed_ == 0 ? speed : 0.95 * speed_ + 0.05 * speed;
@@ -244,6 +265,7 @@ class Trainer {
     log.write(step, {{"train_loss", r.loss},
                      {"lr", lr},
                      {"grad_norm", r.norm},
+                     {"memory_mb", static_cast<double>(allocator(device_).stats().peak) / 1e6},
                      {task_->unit() + "_per_second", speed_}});
   }
 
@@ -311,7 +333,13 @@ class Trainer {
   }
 
   TrainResult finish(RunLog& log, TrainEnd end) {
-    TrainResult result{end, step_, {}};
+    TrainResult result{
+        .end = end,
+        .step = step_,
+        .metrics = {},
+        .unit = task_->unit(),
+        .units_per_second = seconds_ > 0 ? static_cast<double>(timed_units_) / seconds_ : 0,
+        .peak_memory = allocator(device_).stats().peak};
     if (end == TrainEnd::interrupted) {
       note(fmt::format("interrupted: step {} is saved; go on with --resume", step_));
     } else {
@@ -325,6 +353,7 @@ class Trainer {
       }
       save();
       if (c_.train.sample) write_sample();
+      write_file_atomic(options_.run / "result.json", result_json(result).dump(2) + "\n");
       const AllocatorStats stats = allocator(device_).stats();
       note(fmt::format("finished: {} steps, peak memory of tensors {} MB, {} MB reserved on {}",
                        step_, count_text(static_cast<double>(stats.peak) / 1e6),
@@ -354,10 +383,33 @@ class Trainer {
   std::optional<double> best_;  // headline metric
   double last_loss_ = NAN;
   double speed_ = 0;
+  double seconds_ = 0;  // of the steps after warm-up
+  int64_t timed_units_ = 0;
+  int64_t step_units_ = 0;
   std::string note_later_;
 };
 
 }  // namespace
+
+std::optional<TrainResult> read_result(const fs::path& run) {
+  const fs::path file = run / "result.json";
+  if (!fs::exists(file)) return std::nullopt;
+  const Json json = read_json(file);
+  TrainResult result;
+  try {
+    result.step = json.at("step").get<int64_t>();
+    if (json.at("early_stop").get<bool>()) result.end = TrainEnd::early_stop;
+    for (const auto& [name, value] : json.at("metrics").items()) {
+      result.metrics[name] = value.is_number() ? value.get<double>() : NAN;
+    }
+    result.unit = json.at("unit").get<std::string>();
+    result.units_per_second = json.at("units_per_second").get<double>();
+    result.peak_memory = json.at("peak_memory").get<int64_t>();
+  } catch (const Json::exception& error) {
+    fail("{}: {}", file.string(), error.what());
+  }
+  return result;
+}
 
 TrainResult train(const RunConfig& config, const TrainOptions& options) {
   const Device device = device_from_name(config.device);

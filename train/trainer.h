@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "tessera/train/config.h"
@@ -22,15 +23,23 @@ struct TrainResult {
   TrainEnd end = TrainEnd::finished;
   int64_t step = 0;
   std::map<std::string, double> metrics;  // "train_loss", "val_loss", "val_accuracy", "test_…"
+  // Of this process's steps: what passed per second after the first tenth of them, and the most
+  // bytes that tensors held on the device.
+  std::string unit;  // "tokens", "images"
+  double units_per_second = 0;
+  int64_t peak_memory = 0;
 };
 
-// Trains and leaves behind config.json, run.json, metrics.jsonl, TensorBoard events, checkpoints
-// and samples. A run killed at any instant and resumed ends with the same bits as an undisturbed
-// one, for any number of threads (on CUDA: with train.deterministic). SIGINT and SIGTERM finish the
-// step, save and return `interrupted`. A loss or gradient that is not finite ends in an Error that
-// names the step and the last good checkpoint. A folder that already holds a run is refused unless
-// resuming.
+// Trains and leaves behind config.json, run.json, metrics.jsonl, TensorBoard events, checkpoints,
+// samples and, at its end, result.json. A run killed at any instant and resumed ends with the same
+// bits as an undisturbed one, for any number of threads (on CUDA: with train.deterministic). SIGINT
+// and SIGTERM finish the step, save and return `interrupted`. A loss or gradient that is not finite
+// ends in an Error that names the step and the last good checkpoint. A folder that already holds a
+// run is refused unless resuming.
 TrainResult train(const RunConfig& config, const TrainOptions& options);
+
+// The result of a run that has come to its end (result.json); none of one that has not.
+std::optional<TrainResult> read_result(const std::filesystem::path& run);
 
 // A line per expectation of the config with the measured value; `ok` when all hold.
 struct ExpectReport {

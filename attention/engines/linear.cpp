@@ -2,6 +2,7 @@
 
 #include "tessera/attention/engines/engine.h"
 #include "tessera/attention/engines/linear_pass.h"
+#include "tessera/attention/engines/work.h"
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/matmul.h"
@@ -97,8 +98,13 @@ struct LinearAttention {
 
   static void count(const Pass& p) {
     const int64_t whole = p.length() / p.chunk, rest = p.length() % p.chunk;
-    count_score_entries(p.batch() * p.heads *
-                        (whole * p.chunk * (p.chunk + 1) / 2 + rest * (rest + 1) / 2));
+    const int64_t entries =
+        p.batch() * p.heads * (whole * p.chunk * (p.chunk + 1) / 2 + rest * (rest + 1) / 2);
+    count_score_entries(entries);
+    engine::count_multiply_adds(entries, p.query.size(-1), p.value.size(-1));
+    // Each token reads the state of the past and adds to it.
+    const int64_t state = p.query.size(-1) * p.value.size(-1);
+    engine::count_multiply_adds(p.batch() * p.heads * p.length(), state, state);
   }
 };
 

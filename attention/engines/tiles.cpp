@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "tessera/attention/engines/tiles_cuda.h"
+#include "tessera/attention/engines/work.h"
 #include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/fill.h"
@@ -625,6 +626,7 @@ AttentionResult attend_tiles(const TiledAttention& given) {
     });
   });
   count_score_entries(entries);
+  engine::count_multiply_adds(entries, a.query.size(3), a.value.size(3));
   return r;
 }
 
