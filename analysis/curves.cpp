@@ -18,6 +18,11 @@ int rank(const std::string& chart) {
   return chart.ends_with("_per_second") ? 3 : 4;
 }
 
+int split_rank(const std::string& metric) {
+  if (metric.starts_with("train_")) return 0;
+  return metric.starts_with("val_") ? 1 : 2;
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, std::vector<std::string>>> metric_charts(
@@ -39,7 +44,12 @@ std::vector<std::pair<std::string, std::vector<std::string>>> metric_charts(
     charts[{rank(chart), chart}].push_back(name);
   }
   std::vector<std::pair<std::string, std::vector<std::string>>> ordered;
-  for (auto& [key, list] : charts) ordered.emplace_back(key.second, std::move(list));
+  for (auto& [key, list] : charts) {
+    std::stable_sort(list.begin(), list.end(), [](const std::string& a, const std::string& b) {
+      return split_rank(a) < split_rank(b);
+    });
+    ordered.emplace_back(key.second, std::move(list));
+  }
   return ordered;
 }
 

@@ -318,9 +318,9 @@ std::string run_report(PictureInput& input, bool pictures) {
     const Json part = input.config().value(key, Json::object());
     return part.is_string() ? part.get<std::string>() : part.value("type", std::string());
   };
-  page += fmt::format("<p class=\"sub\">{} on {}, {} steps</p>\n", escaped(type_of("model")),
+  page += fmt::format("<p class=\"sub\">{} on {}, {}</p>\n", escaped(type_of("model")),
                       escaped(type_of("data")),
-                      result.contains("step") ? result["step"].dump() : "unfinished:");
+                      result.contains("step") ? result["step"].dump() + " steps" : "unfinished");
   page += figures(result) + chart_section(input) + sample_section(run);
   if (pictures) page += picture_section(input);
   page += environment_section(json_file(run / "environment.json"));

@@ -121,7 +121,7 @@ TEST_SUITE("cli") {
     const Folder f;
     std::ofstream(f.path / "deit.json") << R"({"task": "image_classification", "model": {
       "type": "vit", "patch": 16, "width": 192, "depth": 12, "heads": 3},
-      "data": {"type": "random_images", "height": 224, "width": 224, "classes": 1000}})";
+      "data": {"type": "random_images", "size": 224, "classes": 1000}})";
     const Json d = Json::parse(run("describe --json --config " + (f / "deit.json")).text);
     CHECK(d["parameters"] == 5717416);
     CHECK(d["parameters_by_member"]["head"] == 193000);
