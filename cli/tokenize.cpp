@@ -45,8 +45,8 @@ class Printer {
 
  private:
   void flush() {
-    check(std::fwrite(buffer_.data(), 1, buffer_.size(), stdout) == buffer_.size(),
-          "data: the output cannot be written");
+    const bool written = std::fwrite(buffer_.data(), 1, buffer_.size(), stdout) == buffer_.size();
+    check(written && std::fflush(stdout) == 0, "data: the output cannot be written");
     buffer_.clear();
   }
   bool json_;

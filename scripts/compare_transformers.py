@@ -73,12 +73,12 @@ def call(program, *arguments):
     return done.stdout
 
 
-def inputs_of(model):
+def inputs_of(model, rows):
     torch.manual_seed(2)
     c = model.config
     if hasattr(c, "image_size"):
-        return {"images": torch.randn(4, c.num_channels, c.image_size, c.image_size)}
-    return {"tokens": torch.randint(0, c.vocab_size, (3, 40))}
+        return {"images": torch.randn(rows, c.num_channels, c.image_size, c.image_size)}
+    return {"tokens": torch.randint(0, c.vocab_size, (rows, 40))}
 
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ def compare(name, make, o, variant):
     model = store(model, at("theirs"), dtype, variant == "sharded")
     files = len([f for f in os.listdir(at("theirs")) if f.endswith(".safetensors")])
     call(o.program, "import", at("theirs"), "--run", at("run"))
-    inputs = inputs_of(model)
+    inputs = inputs_of(model, o.rows)
     save_file(inputs, at("in.safetensors"))
     greedy = 200 if "tokens" in inputs else 0
     wanted = answer(model, inputs)
@@ -149,6 +149,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("work")
     parser.add_argument("--device", default="")
+    parser.add_argument("--rows", type=int, default=3)
     parser.add_argument("--figures", default="")
     o = parser.parse_args()
     torch.set_num_threads(2)

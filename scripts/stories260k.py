@@ -10,7 +10,7 @@ llama2.c prints in its documentation, found by laying that text beside the model
 are written as <id>. Then
 
     tessera import OUT_DIR/stories260K.bin --tokenizer OUT_DIR/tok512.bin --run runs/stories
-    tessera generate runs/stories --prompt Once --tokens 250 --temperature 0
+    tessera generate runs/stories --prompt "" --tokens 256 --temperature 0
 
 prints that story.
 """
