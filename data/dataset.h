@@ -24,7 +24,8 @@ Split split_from_name(std::string_view text);  // throws Error naming the valid 
 // Named tensors on the CPU. Text: "tokens" and "targets" (B, T) i64, target −1 where nothing is
 // scored. Images: "images" (B, C, H, W) f32 with "labels" (B) i64, and "soft_targets" (B, classes)
 // f32, rows summing to 1, where images were mixed. Tables: "features" (B, columns) f32 and "labels"
-// (B), i64 for classes and f32 for a regression.
+// (B), i64 for classes and f32 for a regression. Ratings: "users" and "items" (B) i64, "watch" (0
+// or 1) and "rating" (0: none) (B) f32.
 using Batch = std::map<std::string, Tensor>;
 
 // What a model must know to fit; zero where it does not apply.
@@ -36,6 +37,8 @@ struct DataInfo {
   int64_t width = 0;
   int64_t classes = 0;
   int64_t features = 0;
+  int64_t users = 0;
+  int64_t items = 0;
   std::vector<std::string> class_names = {};
 
   TESSERA_FIELDS(f)
@@ -47,6 +50,8 @@ struct DataInfo {
     f("width", width, "of an image").min(0).max(1 << 24);
     f("classes", classes, "of labels").min(0).max(1 << 24);
     f("features", features, "columns of a table").min(0).max(1 << 24);
+    f("users", users, "who rates").min(0).max(1 << 30);
+    f("items", items, "what is rated").min(0).max(1 << 30);
     f("class_names", class_names, "in the order of their labels");
   }
 };

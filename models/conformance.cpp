@@ -4,6 +4,7 @@
 #include "tessera/attention/engines/dense.h"
 #include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/ops/sum.h"
+#include "tessera/autograd/ops/view.h"
 #include "tessera/config/fields.h"
 #include "tessera/config/json.h"
 #include "tessera/core/create.h"
@@ -11,6 +12,7 @@
 #include "tessera/models/model.h"
 #include "tessera/nn/check.h"
 #include "tessera/nn/feed_forward.h"
+#include "tessera/nn/gate.h"
 #include "tessera/nn/positions.h"
 
 namespace tessera {
@@ -78,6 +80,18 @@ ModuleSample feed_forward_sample(const std::string& type) {
           {samples::normal({2, 3, kWidth})}};
 }
 
+ModuleSample gate_sample(const std::string& type) {
+  return {Gate::kKind,
+          type,
+          [type]() -> std::unique_ptr<Module> {
+            return tiny<Gate>(type).build(GateGeometry{.width = kWidth, .experts = 5, .k = 2});
+          },
+          [](Module& m, const TensorList& in) {
+            return TensorList{static_cast<Gate&>(m)(in[0], {}, in[1]).weights, in[0]};
+          },
+          {samples::normal({6, kWidth}), samples::integers({6}, 0, 7)}};
+}
+
 ModuleSample positions_sample(const std::string& type) {
   return {Positions::kKind,
           type,
@@ -107,7 +121,9 @@ ModuleSample model_sample(const std::string& type) {
                                                           .channels = 2,
                                                           .height = 4,
                                                           .width = 4,
-                                                          .classes = 3});
+                                                          .classes = 3,
+                                                          .users = 7,
+                                                          .items = 7});
             model->eval();
             return model;
           },
@@ -122,6 +138,10 @@ ModuleSample model_sample(const std::string& type) {
                   arange(0, static_cast<double>(side * side), 1, {DType::i64, in[1].device()}),
                   {2, side * side});
               return TensorList{restoring->reconstruct(in[1], lt(hidden, 2))};
+            }
+            if (auto* recommender = dynamic_cast<Recommender*>(&m)) {
+              const auto scores = recommender->scores(flatten(in[0]), flatten(flip(in[0], {1})));
+              return TensorList{scores.watch, scores.rating};
             }
             fail("conformance: model \"{}\" offers no interface that is checked", m.type_name());
           },
@@ -141,6 +161,7 @@ std::vector<ModuleSample> module_samples() {
     list.push_back({"layer", layer->name, layer->make, layer->run, layer->inputs()});
   }
   add_samples<FeedForward>(list, feed_forward_sample);
+  add_samples<Gate>(list, gate_sample);
   add_samples<Positions>(list, positions_sample);
   add_samples<Attention>(list, attention_sample);
   add_samples<Model>(list, model_sample);

@@ -12,7 +12,7 @@
 namespace tessera {
 
 struct GradcheckRow {
-  std::string kind;  // "op", "layer", "attention", "feed_forward", "positions", "model"
+  std::string kind;  // "op", "layer", "attention", "feed_forward", "gate", "positions", "model"
   std::string name;
   std::function<GradcheckResult()> run;
 };

@@ -56,4 +56,15 @@ class ImageReconstructor : public Model {
   virtual int64_t patch() const = 0;  // p
 };
 
+class Recommender : public Model {
+ public:
+  // What users (B) i64 make of items (B) i64: the logit of watching, and the rating.
+  struct Scores {
+    Tensor watch;   // (B)
+    Tensor rating;  // (B)
+  };
+  virtual Scores scores(const Tensor& users, const Tensor& items,
+                        const ForwardContext& context = {}) = 0;
+};
+
 }  // namespace tessera

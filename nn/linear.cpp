@@ -23,6 +23,16 @@ Linear Linear::truncated_normal(int64_t in, int64_t out, bool with_bias, double 
   return Linear(init::truncated_normal({out, in}, stddev), with_bias);
 }
 
+Linear Linear::glorot(int64_t in, int64_t out) {
+  return Linear(init::xavier_uniform({out, in}), true);
+}
+
+Linear Linear::uniform(int64_t in, int64_t out, bool with_bias, double bound) {
+  Linear layer(init::uniform({out, in}, bound), false);
+  if (with_bias) layer.bias = parameter(init::uniform({out}, bound));
+  return layer;
+}
+
 Tensor Linear::operator()(const Tensor& x) const {
   return linear(x, weight, bias);
 }

@@ -14,6 +14,8 @@ struct Linear : Module {
   // Weight normal with the given deviation, bias 0: what transformers use.
   static Linear normal(int64_t in, int64_t out, bool with_bias, double stddev);
   static Linear truncated_normal(int64_t in, int64_t out, bool with_bias, double stddev);
+  static Linear glorot(int64_t in, int64_t out);  // init::xavier_uniform, bias 0
+  static Linear uniform(int64_t in, int64_t out, bool with_bias, double bound);  // the bias too
 
   Tensor operator()(const Tensor& x) const;
   TESSERA_MEMBERS(weight, bias)

@@ -107,6 +107,17 @@ struct Softcap {
   }
 };
 
+struct SmoothStep {
+  static constexpr std::string_view name = "smooth_step";
+  double gamma;
+  template <class T>
+  TESSERA_HD T operator()(T x) const {
+    const T u =
+        math::clamp(x * constant<T>(1 / gamma) + constant<T>(0.5), constant<T>(0), constant<T>(1));
+    return u * u * (constant<T>(3) - constant<T>(2) * u);
+  }
+};
+
 Tensor leaky_relu_default(const Tensor& x) {
   return leaky_relu(x);
 }
@@ -135,6 +146,14 @@ OpInfo softcap_info() {
   return row;
 }
 const RegisterOp softcap_row{softcap_info()};
+OpInfo smooth_step_info() {
+  OpInfo row = detail::unary_row("smooth_step", "y = 3u² − 2u³, u = clamp(x / γ + ½, 0, 1)",
+                                 "Hazimeh et al. 2020, The Tree Ensemble Layer", detail::kReal,
+                                 [](const Tensor& x) { return smooth_step(x, 2.5); });
+  row.wrong_calls = {[] { smooth_step(samples::normal({2}), 0); }};
+  return row;
+}
+const RegisterOp smooth_step_row{smooth_step_info()};
 
 const RegisterActivation activations[] = {{"leaky_relu", leaky_relu_default},
                                           {"elu", elu_default},
@@ -160,6 +179,10 @@ Tensor hardtanh(const Tensor& x, double low, double high) {
 Tensor softcap(const Tensor& x, double cap) {
   check(cap > 0, "softcap: cap {} is not positive", cap);
   return pointwise(Softcap{cap}, x);
+}
+Tensor smooth_step(const Tensor& x, double gamma) {
+  check(gamma > 0, "smooth_step: gamma {} is not positive", gamma);
+  return pointwise(SmoothStep{gamma}, x);
 }
 
 }  // namespace tessera

@@ -23,6 +23,9 @@ Tensor hardtanh(const Tensor& x, double low = -1, double high = 1);  // clamp(x,
 Tensor relu_squared(const Tensor& x);         // max(0, x)², So et al. 2021; "relu2"
 Tensor tanhshrink(const Tensor& x);           // x − tanh x
 Tensor softcap(const Tensor& x, double cap);  // c tanh(x / c), for c > 0; Gemma 2
+// 3u² − 2u³ for u = clamp(x / γ + ½, 0, 1): exactly 0 below −γ/2 and 1 above γ/2, once continuously
+// differentiable, for γ > 0. Hazimeh et al. 2020, "The Tree Ensemble Layer".
+Tensor smooth_step(const Tensor& x, double gamma);
 
 // Gated linear units, Shazeer 2020, "GLU Variants Improve Transformer": act(gate) · up.
 Tensor swiglu(const Tensor& gate, const Tensor& up);       // silu

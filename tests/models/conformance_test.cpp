@@ -42,8 +42,14 @@ TEST_SUITE("conformance") {
   }
 
   TEST_CASE("every registered model lists each of its parameters exactly once and restores them") {
-    const DataInfo info{
-        .vocabulary = 7, .context = 6, .channels = 3, .height = 8, .width = 8, .classes = 3};
+    const DataInfo info{.vocabulary = 7,
+                        .context = 6,
+                        .channels = 3,
+                        .height = 8,
+                        .width = 8,
+                        .classes = 3,
+                        .users = 5,
+                        .items = 6};
     for (const std::string& type : registered_names(Model::kKind)) {
       CAPTURE(type);
       RandomScope scope(1);
