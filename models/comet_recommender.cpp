@@ -33,17 +33,18 @@ Tensor CometRecommender::Head::operator()(const Tensor& x) const {
 CometRecommender::CometRecommender(const Config& c, const DataInfo& in)
     : users(in.users, c.embedding),
       items(in.items, c.embedding),
-      weight(parameter(init::uniform({c.experts, 2 * c.embedding, c.hidden},
-                                     glorot(2 * c.embedding, c.hidden)))),
-      bias(parameter(init::constant({c.experts, c.hidden}, 0))),
-      drop(c.dropout) {
+      weight(parameter(
+          init::uniform({c.experts, 2 * c.embedding, c.width}, glorot(2 * c.embedding, c.width)))),
+      bias(parameter(init::constant({c.experts, c.width}, 0))),
+      drop(c.dropout),
+      k_(c.k) {
   check(in.users > 0 && in.items > 0,
         "comet_recommender: wants users and items, but the data has {} and {}", in.users, in.items);
   check(c.k <= c.experts, "model.k: {} of {} experts cannot be chosen", c.k, c.experts);
   const GateGeometry g{.width = 2 * c.embedding, .experts = c.experts, .k = c.k, .ids = in.users};
   for (int task = 0; task < 2; ++task) {
     gates.push_back(c.gate.build(g));
-    heads.push_back(std::make_unique<Head>(c.hidden));
+    heads.push_back(std::make_unique<Head>(c.width));
   }
 }
 
@@ -55,7 +56,7 @@ Recommender::Scores CometRecommender::scores(const Tensor& user, const Tensor& i
     results.push_back((*gate)(h, context.layer, user));
     probe("weights", results.back().weights);
     if (context.layer.watched() && !training()) {
-      add_gate_figures(results.back().weights.detach(), context.layer);
+      add_gate_figures(results.back().weights.detach(), k_, context.layer);
     }
   }
   const TensorList y = mixtures(h, results);

@@ -21,7 +21,7 @@ struct CometRecommender final : Recommender {
     int64_t embedding = 128;
     int64_t experts = 16;
     int64_t k = 2;
-    int64_t hidden = 256;
+    int64_t width = 256;
     double dropout = 0.5;
     Choice<Gate> gate{"comet"};
     TESSERA_FIELDS(f)
@@ -31,7 +31,7 @@ struct CometRecommender final : Recommender {
           .max(1 << 16);
       f("experts", experts, "shared by the tasks").min(1).max(1 << 12);
       f("k", k, "experts per pair (trees of the comet gate, selectors of dselect_k)").min(1);
-      f("hidden", hidden, "width of experts and task heads").min(1).max(1 << 16);
+      f("width", width, "width of experts and task heads").min(1).max(1 << 16);
       f("dropout", dropout, "on what experts give").min(0).below(1);
       f("gate", gate, "one for each task");
     }
@@ -44,7 +44,7 @@ struct CometRecommender final : Recommender {
   };
 
   Embedding users, items;
-  Tensor weight, bias;  // of the experts: (n, 2 embedding, hidden), (n, hidden)
+  Tensor weight, bias;  // of the experts: (n, 2 embedding, width), (n, width)
   Dropout drop;
   std::vector<std::unique_ptr<Gate>> gates;  // watch, rating
   std::vector<std::unique_ptr<Head>> heads;
@@ -56,6 +56,7 @@ struct CometRecommender final : Recommender {
  private:
   // Σ_e g_e f_e of each gate.
   TensorList mixtures(const Tensor& h, const std::vector<GateResult>& results) const;
+  int64_t k_;
 };
 
 }  // namespace tessera

@@ -27,8 +27,8 @@ constexpr uint64_t kSeed = 11;
 // A choice of `type` with its default config, keys of the same name replaced by small values.
 template <class Interface>
 Choice<Interface> tiny(const std::string& type) {
-  const Json small = {
-      {"width", kWidth}, {"depth", 2}, {"heads", kHeads}, {"patch", 2}, {"window", 3}};
+  const Json small = {{"width", kWidth}, {"embedding", 3}, {"depth", 2},
+                      {"heads", kHeads}, {"patch", 2},     {"window", 3}};
   auto choice = from_json<Choice<Interface>>(Json{{"type", type}});
   Json json = to_json(choice);
   for (const auto& [key, value] : small.items()) {

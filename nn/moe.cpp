@@ -47,7 +47,7 @@ Tensor Moe::operator()(const Tensor& x, const LayerContext& context) {
   const GateResult g = (*gate)(rows, context, ids ? flatten(context.tokens) : Tensor());
   probe("weights", g.weights);
   const bool watched = context.watched() && !training();
-  if (watched) add_gate_figures(g.weights.detach(), context);
+  if (watched) add_gate_figures(g.weights.detach(), c_.k, context);
   add_losses(g, context);
   Tensor y;
   if (g.dense && !c_.capacity) {
@@ -84,12 +84,13 @@ Tensor expert_load(const Tensor& weights) {
   return sum(chosen, {0}) / sum(chosen);
 }
 
-void add_gate_figures(const Tensor& weights, const LayerContext& context) {
+void add_gate_figures(const Tensor& weights, int64_t k, const LayerContext& context) {
   NoGrad off;
+  const Tensor used = sum(gt(weights, 1e-5).to(weights.dtype()), {1});
   context.add_figure("expert_load", expert_load(weights));
   context.add_figure("gate_entropy", row_entropy(weights));
-  context.add_figure("experts_used", sum(gt(weights, 1e-5).to(weights.dtype())) /
-                                         static_cast<double>(weights.size(0)));
+  context.add_figure("experts_used", mean(used));
+  context.add_figure("within_k", mean(le(used, static_cast<double>(k)).to(weights.dtype())));
 }
 
 }  // namespace tessera

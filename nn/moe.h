@@ -16,7 +16,8 @@ namespace tessera {
 //   z-loss: b mean_t logsumexp(logits_t)² (Zoph et al. 2022, ST-MoE).
 // The choice of experts has no gradient; the weights of the chosen ones have.
 // Figures: "expert_load" (n): the share of rows per expert; "gate_entropy" in nats; "experts_used"
-// per row (weight above 1e-5); "dropped": the share of pairs beyond a capacity.
+// per row (weight above 1e-5); "within_k": the share of rows that use at most k; "dropped": the
+// share of pairs beyond a capacity.
 struct Moe final : FeedForward {
   struct Config : ExpertsConfig {
     int64_t experts = 8;
@@ -59,7 +60,7 @@ Tensor combine_all(const Tensor& y, const Tensor& weights);
 // The share of the chosen pairs per expert, (n): of weights (T, n) that are not 0.
 Tensor expert_load(const Tensor& weights);
 
-// expert_load, gate_entropy and experts_used of weights (T, n).
-void add_gate_figures(const Tensor& weights, const LayerContext& context);
+// expert_load, gate_entropy, experts_used and within_k of weights (T, n).
+void add_gate_figures(const Tensor& weights, int64_t k, const LayerContext& context);
 
 }  // namespace tessera
