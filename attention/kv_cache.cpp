@@ -15,6 +15,24 @@ Tensor from_sizes(std::span<const int64_t> sizes, const Shape& shape) {
   return from_values(std::vector<int32_t>(sizes.begin(), sizes.end()), shape);
 }
 
+// Of the first lengths[b] tokens of (B, H, N, D) the last counts[b], at the front.
+Tensor newest(const Tensor& x, std::span<const int64_t> lengths, std::span<const int64_t> counts) {
+  const auto same = [](std::span<const int64_t> n) {
+    return std::all_of(n.begin(), n.end(), [&](int64_t i) { return i == n[0]; });
+  };
+  if (same(lengths) && same(counts)) {
+    return kernels::clone(views::slice(x, 2, lengths[0] - counts[0], lengths[0]));
+  }
+  const int64_t most = *std::max_element(counts.begin(), counts.end());
+  const Tensor tails = zeros({x.size(0), x.size(1), most, x.size(3)}, {x.dtype(), x.device()});
+  for (size_t b = 0; b < counts.size(); ++b) {
+    const auto row = static_cast<int64_t>(b);
+    kernels::copy(views::slice(views::select(tails, 0, row), 1, 0, counts[b]),
+                  views::slice(views::select(x, 0, row), 1, lengths[b] - counts[b], lengths[b]));
+  }
+  return tails;
+}
+
 int64_t pages_for(int64_t tokens, int64_t page_size) {
   return (tokens + page_size - 1) / page_size;
 }
@@ -99,6 +117,7 @@ void KvCache::start(const Tensor& key, const Tensor& value) {
   }
   view_.lengths = zeros({batch}, {DType::i32, options.device});
   lengths_.assign(static_cast<size_t>(batch), 0);
+  forgotten_ = lengths_;
 }
 
 // Sees to it that every sequence has the pages for so many more tokens.
@@ -219,6 +238,24 @@ int64_t KvCache::length() const {
   return lengths_.empty() ? 0 : *std::max_element(lengths_.begin(), lengths_.end());
 }
 
+std::vector<int64_t> KvCache::seen_of_each() const {
+  std::vector<int64_t> seen = lengths_;
+  for (size_t b = 0; b < seen.size(); ++b) seen[b] += forgotten_[b];
+  return seen;
+}
+
+int64_t KvCache::seen() const {
+  const std::vector<int64_t> each = seen_of_each();
+  return each.empty() ? 0 : *std::max_element(each.begin(), each.end());
+}
+
+Tensor KvCache::ends() const {
+  check(view_.lengths.defined(), "kv_cache: nothing is stored yet");
+  if (!bounded_) return view_.lengths;
+  return kernels::to_device(from_sizes(seen_of_each(), view_.lengths.shape()),
+                            view_.lengths.device());
+}
+
 bool KvCache::is_even() const {
   return std::all_of(lengths_.begin(), lengths_.end(), [&](int64_t n) { return n == lengths_[0]; });
 }
@@ -243,11 +280,54 @@ void KvCache::truncate(std::span<const int64_t> lengths) {
           lengths[b], lengths_[b]);
   }
   if (lengths_.empty()) return;
+  for (size_t b = 0; b < lengths_.size(); ++b) {
+    check(lengths[b] == 0 || lengths[b] == lengths_[b] || forgotten_[b] == 0,
+          "kv_cache: sequence {} has forgotten its beginning and cannot go back to {} tokens", b,
+          lengths[b]);
+    if (lengths[b] == 0) forgotten_[b] = 0;
+  }
   lengths_.assign(lengths.begin(), lengths.end());
   for (size_t b = 0; pages_ && b < lengths_.size(); ++b) {
     pages_->shrink(b, static_cast<size_t>(pages_for(lengths_[b], pages_->pool->page_size_)));
   }
   upload_lengths();
+}
+
+void KvCache::keep_newest(std::span<const int64_t> keep) {
+  std::vector<int64_t> kept = lengths_;
+  for (size_t b = 0; b < kept.size(); ++b) kept[b] = std::min(kept[b], keep[b]);
+  if (kept == lengths_) return;
+  const Tensor key = newest(gathered(view_.key), lengths_, kept);
+  const Tensor value = options_.shared ? key : newest(gathered(view_.value), lengths_, kept);
+  std::vector<int64_t> forgotten = forgotten_;
+  for (size_t b = 0; b < kept.size(); ++b) forgotten[b] += lengths_[b] - kept[b];
+  truncate(0);
+  grow(kept);
+  store(view_.key, key, kept);
+  if (!options_.shared) store(view_.value, value, kept);
+  lengths_ = kept;
+  forgotten_ = forgotten;
+  upload_lengths();
+}
+
+void KvCache::append_newest(const Tensor& key, const Tensor& value, std::span<const int64_t> keep,
+                            std::span<const int64_t> counts) {
+  check_fits(key, value);
+  const auto batch = static_cast<size_t>(key.size(0));
+  check(keep.size() == batch && (counts.empty() || counts.size() == batch),
+        "kv_cache: {} sequences, but {} numbers to keep and {} counts", batch, keep.size(),
+        counts.size());
+  std::vector<int64_t> added(counts.begin(), counts.end());
+  if (counts.empty()) added.assign(batch, key.size(2));
+  std::vector<int64_t> old(batch), news(batch);
+  for (size_t b = 0; b < batch; ++b) {
+    old[b] = std::max<int64_t>(0, keep[b] - added[b]);
+    news[b] = std::min(keep[b], added[b]);
+  }
+  if (view_.key.defined()) keep_newest(old);
+  append(newest(key, added, news), newest(value, added, news), news);
+  for (size_t b = 0; b < batch; ++b) forgotten_[b] += added[b] - news[b];
+  bounded_ = true;
 }
 
 void KvCache::reserve(int64_t tokens) {

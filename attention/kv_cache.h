@@ -59,7 +59,12 @@ class KvCache {
   // copies when it lies in pages. Not while a graph is recorded: the length would be frozen in it.
   Tensor key() const;
   Tensor value() const;
-  int64_t length() const;                                           // of the longest sequence
+  int64_t length() const;  // of the longest sequence
+  // How many tokens the longest sequence has had, forgotten ones included, and where the next token
+  // of each sequence stands: i32 (B), on their device.
+  int64_t seen() const;
+  std::vector<int64_t> seen_of_each() const;
+  Tensor ends() const;
   const std::vector<int64_t>& lengths() const { return lengths_; }  // empty before the first append
   bool is_even() const;  // all sequences have the same length
   int64_t capacity() const { return capacity_; }
@@ -67,6 +72,11 @@ class KvCache {
   // back to the pool.
   void truncate(int64_t length);
   void truncate(std::span<const int64_t> lengths);
+  // For mechanisms that look back over a bounded number of tokens: appends as above, then keeps
+  // only the newest keep[b] tokens of sequence b, at the front. What is forgotten still counts as
+  // seen.
+  void append_newest(const Tensor& key, const Tensor& value, std::span<const int64_t> keep,
+                     std::span<const int64_t> counts = {});
   // Takes the pages for `tokens` more tokens of every sequence now, so that appends upload nothing.
   void reserve(int64_t tokens);
   // The host's side of appends of `tokens` tokens to every sequence that a replayed graph has made.
@@ -77,7 +87,8 @@ class KvCache {
   // What else a mechanism keeps between steps (a running average, the members of clusters), by
   // name; undefined at first. It is not truncated with the rest.
   Tensor& state(const std::string& name) { return states_[name]; }
-  bool has_states() const { return !states_.empty(); }
+  // Whether a step does more than to append: there are states, or tokens are forgotten.
+  bool has_states() const { return bounded_ || !states_.empty(); }
 
  private:
   // Pages of each sequence; they go back to the pool with the cache.
@@ -93,6 +104,7 @@ class KvCache {
   void grow(std::span<const int64_t> added);
   void store(const Tensor& storage, const Tensor& x, std::span<const int64_t> counts) const;
   Tensor gathered(const Tensor& storage) const;
+  void keep_newest(std::span<const int64_t> keep);
   // The piece of `storage` with tokens from `position` on of a sequence, at most `count`.
   Tensor piece(const Tensor& storage, size_t sequence, int64_t position, int64_t count) const;
   void upload_lengths();
@@ -101,6 +113,8 @@ class KvCache {
   int64_t capacity_;
   CacheOptions options_;
   std::vector<int64_t> lengths_;
+  std::vector<int64_t> forgotten_;
+  bool bounded_ = false;  // append_newest was used
   std::unique_ptr<Pages> pages_;
   CacheView view_;
   std::map<std::string, Tensor> states_;

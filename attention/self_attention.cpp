@@ -51,7 +51,7 @@ AttentionResult SelfAttention::decode(const Tensor&, const KvCache&, const Atten
 
 // Through the cache. Of a batch of prompts of different lengths, only the tokens that are there are
 // kept. A cache that was empty adds nothing to the new keys, which need not be read from it then.
-AttentionResult SelfAttention::attend_past(const Tensor& q, Tensor k, Tensor v,
+AttentionResult SelfAttention::attend_past(const Tensor& q, const Tensor& k, const Tensor& v,
                                            const AttentionOptions& options,
                                            const AttentionContext& context) {
   KvCache& cache = *context.cache;
@@ -65,11 +65,9 @@ AttentionResult SelfAttention::attend_past(const Tensor& q, Tensor k, Tensor v,
     if (r.output.defined()) return r;
   }
   if (uneven) return attend_each(q, options, context);
-  if (!fresh) {
-    k = kernels::cast(cache.key(), q.dtype());
-    v = kernels::cast(cache.value(), q.dtype());
-  }
-  return attend(q, k, v, options, context);
+  if (fresh) return attend(q, k, v, options, context);
+  return attend(q, kernels::cast(cache.key(), q.dtype()), kernels::cast(cache.value(), q.dtype()),
+                options, context);
 }
 
 // Sequences of different lengths one after another.

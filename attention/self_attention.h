@@ -43,10 +43,13 @@ class SelfAttention : public Attention {
   // `attend` is to do it.
   virtual AttentionResult decode(const Tensor& q, const KvCache& cache,
                                  const AttentionOptions& options, const AttentionContext& context);
+  // Of new tokens whose past is in the cache, which takes them in: through `decode` or, over all
+  // that is stored, `attend`.
+  virtual AttentionResult attend_past(const Tensor& q, const Tensor& k, const Tensor& v,
+                                      const AttentionOptions& options,
+                                      const AttentionContext& context);
 
  private:
-  AttentionResult attend_past(const Tensor& q, Tensor k, Tensor v, const AttentionOptions& options,
-                              const AttentionContext& context);
   AttentionResult attend_each(const Tensor& q, const AttentionOptions& options,
                               const AttentionContext& context);
 

@@ -1,4 +1,5 @@
-// tessera train CONFIG.json [--run DIR] [--resume] [--set a.b=c …] [--check] [--json]
+// tessera train CONFIG.json [--run DIR] [--init RUN|FILE] [--resume] [--set a.b=c …] [--check]
+// [--json]
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -17,6 +18,7 @@ namespace fs = std::filesystem;
 struct Options {
   std::string config;
   std::string run;
+  std::string init;
   std::vector<std::string> set;
   bool resume = false;
   bool check = false;
@@ -46,8 +48,11 @@ int run(const Options& o) {
   if (fs::is_directory(o.config)) folder = o.config;
   if (!o.run.empty()) folder = o.run;
   if (o.threads > 0) set_num_threads(o.threads);
-  const TrainResult result =
-      train(config, {.run = folder, .base = base, .resume = o.resume, .quiet = o.quiet || o.json});
+  const TrainResult result = train(config, {.run = folder,
+                                            .base = base,
+                                            .init = o.init,
+                                            .resume = o.resume,
+                                            .quiet = o.quiet || o.json});
   if (result.end == TrainEnd::interrupted) return 130;
   write_report(folder);
   if (o.json) {
@@ -69,6 +74,9 @@ void add(Command app) {
   Command command = app.add_subcommand("train", "train a model from a config file");
   command.add_option("config", o->config, "config file, or a run folder to go on with").required();
   command.add_option("--run", o->run, "folder of the run (default: runs/<name>)");
+  command.add_option("--init", o->init,
+                     "weights to start from: a run folder, a checkpoint's folder or a safetensors "
+                     "file; learned positions are repeated where the context grows");
   command.add_flag("--resume", o->resume, "go on from the newest checkpoint of the run");
   command.add_option("--set", o->set, "change the config: --set train.steps=100 model.width=64")
       .allow_extra_args();

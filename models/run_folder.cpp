@@ -80,16 +80,8 @@ std::unique_ptr<Model> RunFolder::load_model(std::optional<int64_t> step, Device
   if (all.is_object() && all.contains("model")) only["model"] = all["model"];
   const auto choice = tessera::from_json<ModelChoice>(only);
   std::unique_ptr<Model> model = choice.model.build(card().data.info);
-  NamedTensors state = read_tensors(folder / "model.safetensors");
-  if (fs::exists(folder / "ema.safetensors")) {
-    for (auto& [name, average] : read_tensors(folder / "ema.safetensors")) {
-      for (auto& [own_name, tensor] : state) {
-        if (own_name == name) tensor = average;
-      }
-    }
-  }
   try {
-    model->load_state(state);
+    model->load_state(trained_weights(folder));
   } catch (const Error& error) {
     fail("{}: {}", folder.string(), error.what());
   }
@@ -110,6 +102,17 @@ std::vector<int64_t> checkpoint_steps(const fs::path& run) {
   }
   std::sort(steps.begin(), steps.end());
   return steps;
+}
+
+NamedTensors trained_weights(const fs::path& checkpoint) {
+  NamedTensors state = read_tensors(checkpoint / "model.safetensors");
+  if (!fs::exists(checkpoint / "ema.safetensors")) return state;
+  for (auto& [name, average] : read_tensors(checkpoint / "ema.safetensors")) {
+    for (auto& [own_name, tensor] : state) {
+      if (own_name == name) tensor = average;
+    }
+  }
+  return state;
 }
 
 NamedTensors read_tensors(const fs::path& file) {

@@ -45,6 +45,9 @@ class RunFolder {
 std::filesystem::path checkpoint_folder(const std::filesystem::path& run, int64_t step);
 std::vector<int64_t> checkpoint_steps(const std::filesystem::path& run);
 
+// The trained weights of a checkpoint's folder: averages where the run kept some.
+NamedTensors trained_weights(const std::filesystem::path& checkpoint);
+
 // All tensors of a safetensors file, copied out of the mapping.
 NamedTensors read_tensors(const std::filesystem::path& file);
 

@@ -3,8 +3,10 @@
 #include <cmath>
 
 #include "tessera/autograd/ops/arithmetic.h"
+#include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/core/create.h"
+#include "tessera/core/random.h"
 
 namespace tessera {
 namespace {
@@ -37,20 +39,21 @@ BlockOptions block_options(const Transformer::Config& c, const DataInfo& input, 
 Tensor positions_after(const KvCache* past, const Tensor& tokens) {
   const auto count = static_cast<double>(tokens.size(1));
   const Tensor range = arange(0, count, 1, {DType::i64, tokens.device()});
-  if (past == nullptr || past->length() == 0) return range;
-  return unsqueeze(past->view().lengths.to(DType::i64), 1) + range;
+  if (past == nullptr || past->seen() == 0) return range;
+  return unsqueeze(past->ends().to(DType::i64), 1) + range;
 }
 
 }  // namespace
 
 Transformer::Transformer(const Config& c, const DataInfo& input)
-    : embedding(input.vocabulary, c.width, c.init_std),
+    : embedding(input.vocabulary, c.embedding_width.value_or(c.width), c.init_std),
       positions(c.positions.build(PositionGeometry{.width = c.width,
                                                    .context = input.context,
                                                    .heads = c.heads,
                                                    .head_dim = head_dim_of(c)})),
       drop(c.dropout),
       context_(input.context),
+      target_dropout_(c.target_dropout),
       checkpoint_(c.checkpoint),
       cached_(every_attention(c, capability::kCache)),
       takes_lengths_(every_attention(c, capability::kLengths)) {
@@ -66,14 +69,29 @@ Transformer::Transformer(const Config& c, const DataInfo& input)
     blocks.push_back(std::make_unique<Block>(c, block_options(c, input, i)));
   }
   if (c.residual == "pre") norm.emplace(c.norm, c.width, c.norm_eps, c.bias);
-  if (!c.tied) lm_head.emplace(Linear::normal(c.width, input.vocabulary, false, c.init_std));
+  const int64_t narrowed = c.embedding_width.value_or(c.width);
+  if (narrowed != c.width) {
+    widen.emplace(Linear::normal(narrowed, c.width, c.bias, c.init_std));
+    narrow.emplace(Linear::normal(c.width, narrowed, c.bias, c.init_std));
+  }
+  if (!c.tied) lm_head.emplace(Linear::normal(narrowed, input.vocabulary, false, c.init_std));
+}
+
+Tensor Transformer::embed(const Tensor& tokens, const Tensor& at) {
+  Tensor ids = tokens;
+  if (training() && target_dropout_ > 0) {
+    const Tensor chance = rand(tokens.shape(), DType::f32, tokens.device());
+    ids = masked_fill(tokens, lt(chance, target_dropout_), 0);
+  }
+  const Tensor x = embedding(ids);
+  return drop(positions->embed(widen ? (*widen)(x) : x, at));
 }
 
 Tensor Transformer::hidden(const Tensor& tokens, const ForwardContext& context) {
   check(tokens.rank() == 2, "transformer: tokens must be (B, N), got {}", tokens.shape());
   const KvCache* past =
       context.caches != nullptr && !context.caches->empty() ? &context.caches->front() : nullptr;
-  const int64_t before = past != nullptr ? past->length() : 0;
+  const int64_t before = past != nullptr ? past->seen() : 0;
   check(before + tokens.size(1) <= context_,
         "transformer: {} tokens after {} exceed the context of {}", tokens.size(1), before,
         context_);
@@ -83,13 +101,14 @@ Tensor Transformer::hidden(const Tensor& tokens, const ForwardContext& context) 
                              .layer = context.layer};
   attention.layer.tokens = tokens;
   attention.positions = positions_after(past, tokens);
-  Residual x{drop(positions->embed(embedding(tokens), attention.positions))};
+  Residual x{embed(tokens, attention.positions)};
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (context.caches != nullptr) attention.cache = &(*context.caches)[i];
     x = checkpoint_ && training() ? recomputed(*blocks[i], x, attention)
                                   : (*blocks[i])(x, attention);
   }
-  return norm ? (*norm)(x).y : x.sum();
+  const Tensor y = norm ? (*norm)(x).y : x.sum();
+  return narrow ? (*narrow)(y) : y;
 }
 
 std::vector<KvCache> Transformer::make_caches(const CacheOptions& options) const {

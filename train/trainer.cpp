@@ -22,6 +22,7 @@
 #include "tessera/train/progress.h"
 #include "tessera/train/run_log.h"
 #include "tessera/train/signals.h"
+#include "tessera/train/start_from.h"
 
 namespace tessera {
 namespace fs = std::filesystem;
@@ -30,9 +31,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr uint64_t kInitStep = ~uint64_t{0};  // random numbers of the initial weights
 
-std::unique_ptr<Model> build_model(const RunConfig& config, const DataInfo& info) {
+std::unique_ptr<Model> build_model(const RunConfig& config, const DataInfo& info,
+                                   const fs::path& init) {
   RandomScope scope(static_cast<uint64_t>(config.seed), kInitStep);
-  return config.model.build(info);
+  std::unique_ptr<Model> model = config.model.build(info);
+  if (!init.empty()) start_from(*model, init);
+  return model;
 }
 
 Json result_json(const TrainResult& result) {
@@ -53,7 +57,7 @@ class Trainer {
         device_(device_from_name(config.device)),
         data_(config.data.build(DataContext{options.base, static_cast<uint64_t>(config.seed)})),
         task_(config.task.build()),
-        model_(build_model(config, data_->info())),
+        model_(build_model(config, data_->info(), options.init)),
         parameters_(place(*model_, device_,
                           config.train.precision == "bf16" ? DType::bf16 : DType::f32,
                           config.train.no_decay)),
@@ -79,6 +83,7 @@ class Trainer {
                      count_text(static_cast<double>(model_->parameter_count())),
                      device_.is_cpu() ? fmt::format("{} threads", num_threads())
                                       : fmt::format("{} in {}", device_, c_.train.precision)));
+    if (step_ == 0 && !options_.init.empty()) evaluate_now(log);
     StopSignals signals;
     TrainEnd end = TrainEnd::finished;
     allocator(device_).reset_peak();

@@ -13,8 +13,9 @@ namespace tessera {
 struct TrainOptions {
   std::filesystem::path run;   // the run's folder, made when missing
   std::filesystem::path base;  // where relative data paths start: the folder of the config file
-  bool resume = false;         // go on from the newest checkpoint; without one start anew
-  bool quiet = false;          // no progress on stderr
+  std::filesystem::path init = {};  // weights to start from (train/start_from.h); empty: random
+  bool resume = false;              // go on from the newest checkpoint; without one start anew
+  bool quiet = false;               // no progress on stderr
 };
 
 enum class TrainEnd { finished, early_stop, interrupted };
@@ -35,7 +36,8 @@ struct TrainResult {
 // bits as an undisturbed one, for any number of threads (on CUDA: with train.deterministic). SIGINT
 // and SIGTERM finish the step, save and return `interrupted`. A loss or gradient that is not finite
 // ends in an Error that names the step and the last good checkpoint. A folder that already holds a
-// run is refused unless resuming.
+// run is refused unless resuming. A run that starts from other weights evaluates them first, as
+// step 0; resumed, it goes on from its own checkpoint.
 TrainResult train(const RunConfig& config, const TrainOptions& options);
 
 // The result of a run that has come to its end (result.json); none of one that has not.

@@ -170,3 +170,37 @@ TEST_SUITE("cuda") {
     }
   }
 }
+
+TEST_CASE("a cache that keeps the newest tokens forgets the others and still counts them") {
+  for (const bool paged : {false, true}) {
+    RandomScope scope(4);
+    CacheOptions options;
+    if (paged) options.pool = std::make_shared<PagePool>(8, 3);
+    KvCache cache(7, options);
+    const Tensor a = tokens(2, 9), b = tokens(2, 5);
+    const auto row = [](const Tensor& x, int64_t i) { return views::select(x, 0, i); };
+    const auto part = [&](const Tensor& x, int64_t i, int64_t first, int64_t last) {
+      return views::slice(row(x, i), 1, first, last);
+    };
+    cache.append_newest(a, a, Sizes{3, 2}, Sizes{9, 4});
+    CHECK(cache.lengths() == Sizes{3, 2});
+    CHECK(cache.seen_of_each() == Sizes{9, 4});
+    CHECK(cache.ends().to_vector<int32_t>() == std::vector<int32_t>{9, 4});
+    CHECK(same_bits(views::slice(row(cache.value(), 1), 1, 0, 2), part(a, 1, 2, 4)));
+    cache.append_newest(b, b, Sizes{7, 4});
+    CHECK(cache.seen() == 14);
+    CHECK(device_lengths(cache) == std::vector<int32_t>{7, 4});
+    CHECK(same_bits(row(cache.key(), 0), concat({part(a, 0, 7, 9), row(b, 0)}, 1)));
+    CHECK(same_bits(views::slice(row(cache.value(), 1), 1, 0, 4), part(b, 1, 1, 5)));
+    CHECK(cache.has_states());
+    CHECK_THROWS_WITH_AS(cache.truncate(Sizes{6, 4}), doctest::Contains("forgotten its beginning"),
+                         Error);
+    cache.truncate(Sizes{0, 4});
+    CHECK(cache.seen_of_each() == Sizes{0, 9});
+    cache.append_newest(b, b, Sizes{0, 0});
+    CHECK(cache.length() == 0);
+    CHECK(cache.bytes() == 0);
+    CHECK(cache.seen_of_each() == Sizes{5, 14});
+    if (paged) CHECK(options.pool->free_pages() == 8);
+  }
+}

@@ -129,6 +129,59 @@ TEST_CASE("a folder that holds a run is refused unless resuming") {
                        Error);
 }
 
+TEST_CASE("a run that starts from another's weights goes on where that one ended") {
+  tessera_tests::TemporaryFolder first, second, third;
+  const RunConfig plain = config(R"({"train": {"ema": null}})");
+  run(plain, first.path());
+  const fs::path weights = checkpoint_folder(first.path(), 12) / "model.safetensors";
+  const RunConfig longer = config(R"({"train": {"ema": null, "steps": 2},
+    "model": {"attention": {"type": "masformer", "spans": ["block:4"]}}, "data": {"context": 40}})");
+  train(longer, {.run = second.path(), .base = ".", .init = first.path(), .quiet = true});
+  std::ifstream metrics(fs::path(second.path()) / "metrics.jsonl");
+  std::string line;
+  std::getline(metrics, line);
+  const Json start = Json::parse(line);
+  CHECK(start["step"] == 0);
+  CHECK(start["val_loss"].get<double>() < 3.1);  // a fresh model has ln 28 = 3.3
+
+  const Json again = Json::parse(R"({"train": {"ema": null, "steps": 1, "optimizer": {"lr": 0}}})");
+  RunConfig still = config(again.dump());
+  train(still, {.run = third.path(), .base = ".", .init = weights, .quiet = true});
+  const auto before = read_tensors(weights);
+  const auto after = read_tensors(checkpoint_folder(third.path(), 1) / "model.safetensors");
+  for (size_t i = 0; i < before.size(); ++i) {
+    CHECK(before[i].second.to_vector<float>() == after[i].second.to_vector<float>());
+  }
+}
+
+TEST_CASE("weights that do not fit are refused by name, positions are repeated") {
+  tessera_tests::TemporaryFolder first, other;
+  run(config(R"({"train": {"ema": null, "steps": 1}})"), first.path());
+  const auto from = [&](const std::string& changes, const fs::path& init) {
+    train(config(changes), {.run = other.path(), .base = ".", .init = init, .quiet = true});
+  };
+  CHECK_THROWS_WITH_AS(from(R"({"model": {"width": 32}})", first.path()),
+                       doctest::Contains("embedding.weight\" has shape"), Error);
+  CHECK_THROWS_WITH_AS(from(R"({"model": {"depth": 2}})", first.path()),
+                       doctest::Contains("is missing"), Error);
+  CHECK_THROWS_WITH_AS(from("{}", fs::path(first.path()) / "nothing"),
+                       doctest::Contains("there is no such file or folder"), Error);
+  CHECK_THROWS_WITH_AS(from("{}", other.path()), doctest::Contains("not a run folder"), Error);
+  const auto table = [](const fs::path& run_folder, int64_t step) {
+    for (const auto& [name, x] :
+         read_tensors(checkpoint_folder(run_folder, step) / "model.safetensors")) {
+      if (name == "positions.weight") return x.to_vector<float>();
+    }
+    return std::vector<float>();
+  };
+  from(R"({"data": {"context": 40}, "train": {"ema": null, "steps": 1, "optimizer": {"lr": 0}}})",
+       first.path());
+  const auto shorter = table(first.path(), 1), longer = table(other.path(), 1);
+  REQUIRE(shorter.size() == 16 * 16);
+  REQUIRE(longer.size() == 40 * 16);
+  for (size_t i = 0; i < longer.size(); ++i) CHECK(longer[i] == shorter[i % shorter.size()]);
+}
+
 TEST_CASE("SIGTERM finishes the step, saves and says so") {
   tessera_tests::TemporaryFolder folder;
   RunConfig c = config(R"({"train": {"steps": 100000, "eval_every": 0, "checkpoint_every": 0}})");
