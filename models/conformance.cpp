@@ -57,7 +57,9 @@ ModuleSample attention_sample(const std::string& type) {
                    .init_std = 0.5,
                    .output_init_std = 0.5};
         if (grid) g.grid_height = g.grid_width = kGrid;
-        return tiny<Attention>(type).build(g);
+        auto attention = tiny<Attention>(type).build(g);
+        attention->eval();
+        return attention;
       },
       [causal, tokens](Module& m, const TensorList& in) {
         AttentionContext context{.causal = causal};

@@ -145,6 +145,7 @@ std::vector<OpSample> all_samples() {
              [](List x) { return AttentionOptions{.key_begin = x[0], .key_end = x[1]}; },
              {ids({2, 1, 5}, 0, 4), ids({1, 2, 5}, 3, 7, 1)}),
       fixed("softcap", {1, 2, 4, 3}, {1, 2, 4, 3}, {.causal = true, .score = softcap(0.7)}),
+      fixed("self score", {1, 2, 4, 3}, {1, 2, 4, 3}, {.causal = true, .score = self_score(-3)}),
       sample("alibi", {1, 2, 4, 3}, {1, 2, 5, 3},
              [](List x) { return AttentionOptions{.causal = true, .score = alibi(x[0])}; },
              {samples::positive({2})}),

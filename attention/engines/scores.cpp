@@ -39,6 +39,17 @@ struct ReluSquared {
   }
 };
 
+struct SelfScore {
+  static constexpr std::string_view name = "self_score";
+  static constexpr int numbers = 1;
+  double score;
+  TESSERA_HD double number(int, const ScorePlace& at) const { return at.distance() == 0 ? 1 : 0; }
+  template <class T>
+  TESSERA_HD T operator()(T s, T self) const {
+    return math::select(self > scalar_of_t<T>(0), T(constant<T>(score)), s);
+  }
+};
+
 }  // namespace
 
 Score softcap(double cap) {
@@ -53,6 +64,10 @@ Score alibi(const Tensor& slopes) {
 
 Score relu_squared() {
   return make_score(ReluSquared{});
+}
+
+Score self_score(double score) {
+  return make_score(SelfScore{score});
 }
 
 }  // namespace tessera

@@ -31,4 +31,8 @@ Score bias(const Tensor& table);
 // the engine, exp(L) · O is Σ_j relu(s_j)² v_j (Ma et al. 2022, "Mega").
 Score relu_squared();
 
+// `score` where query and key have the same position, else s: with a large negative one a token
+// sees itself only where it sees nobody else (Kitaev et al. 2020, "Reformer").
+Score self_score(double score = -5e4);
+
 }  // namespace tessera

@@ -180,6 +180,9 @@ std::vector<Setting> scores_for(const Sizes& s) {
   const int64_t n = s.queries, m = s.keys, b = s.batch, h = s.heads;
   auto adds = [](List x) { return AttentionOptions{.causal = true, .score = bias(x[0])}; };
   return {
+      {"self score",
+       {},
+       [](List) { return AttentionOptions{.causal = true, .score = self_score(-3)}; }},
       {"softcap", {}, [](List) { return AttentionOptions{.causal = true, .score = softcap(0.7)}; }},
       {"relu squared", {}, [](List) { return AttentionOptions{.score = relu_squared()}; }},
       {"alibi",
