@@ -288,8 +288,10 @@ TEST_CASE("sequences of different lengths go on together as each would alone") {
   const Tensor whole = lm(model).logits(tokens);
   auto caches = lm(model).make_caches();
   const std::vector<int32_t> lengths = {4, 9};
-  const Tensor first = lm(model).logits(slice(tokens, 1, 0, 9),
-                                        {.lengths = from_values(lengths, {2}), .caches = &caches});
+  ForwardContext context;
+  context.lengths = from_values(lengths, {2});
+  context.caches = &caches;
+  const Tensor first = lm(model).logits(slice(tokens, 1, 0, 9), context);
   const auto row = [](const Tensor& x, int64_t b, int64_t t) {
     return slice(slice(x, 0, b, b + 1), 1, t, t + 1);
   };
