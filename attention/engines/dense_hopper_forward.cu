@@ -1,6 +1,5 @@
 // Forward of the dense engine in halves on Hopper: all tiles up to the causal bound.
 #include "tessera/attention/engines/hopper_forward.h"
-#include "tessera/attention/engines/tensor_map.h"
 
 namespace tessera::dense {
 namespace {
@@ -15,27 +14,9 @@ void run(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v, cons
          const Tensor& lse) {
   using L = HopperTile<C>;
   using Source = SpanSource<Visible, L::kRows, C::kKeys>;
-  const auto map = [](const Tensor& x, int rows) {
-    return cuda::tensor_map("dense_attention", x, rows);
-  };
-  const int heads = s.batch * s.heads, tiles = (s.queries + L::kRows - 1) / L::kRows;
-  const int64_t bytes = int64_t{2} * (s.width + s.value_width) * s.keys / s.group;
-  const HopperForward<Source> a{map(q, L::kRows),
-                                map(k, C::kKeys),
-                                map(v, C::kKeys),
-                                map(out, 64),
-                                {{s}},
-                                cuda::data<float>(lse),
-                                s.batch,
-                                s.heads,
-                                s.group,
-                                s.queries,
-                                static_cast<float>(s.scale),
-                                static_cast<float>(s.scale) * kLog2e,
-                                tiles,
-                                section_of(bytes, heads)};
-  cuda::launch("dense_attention", q.device(), hopper::forward_kernel<T, C, Source>,
-               grid_of(int64_t{tiles} * heads), L::kThreads, L::kBytes, a);
+  // Under a causal mask tiles differ in work, and dealing them out is good only for short heads.
+  const bool dealt = !s.causal || s.queries <= (C::kWidth == 64 ? 4096 : 512);
+  run_hopper_forward<T, C>("dense_attention", s, q, k, v, out, lse, Source{{s}}, dealt);
 }
 
 template <class T>

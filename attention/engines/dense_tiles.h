@@ -68,6 +68,24 @@ inline int section_of(int64_t bytes_per_head, int heads, int64_t cached = 16 << 
   return static_cast<int>((heads + most - 1) / most);
 }
 
+// The tasks of a block: all blocks together take them in turns, forth and back, so that the last of
+// a round gets the longest of the next. A grid of as many blocks as the device runs at once lets a
+// block fetch for a task while it finishes another, which is good for tasks of like length; with a
+// block for each task the device hands out the next when one ends.
+template <class Work>
+__device__ inline void for_dealt(int count, const Work& work) {
+  const int blocks = static_cast<int>(gridDim.x), own = static_cast<int>(blockIdx.x);
+#pragma unroll 1
+  for (int round = 0; round * blocks < count; ++round) {
+    const int number = round * blocks + (round % 2 == 0 ? own : blocks - 1 - own);
+    if (number < count) work(number);
+  }
+}
+inline unsigned dealt_grid(int64_t tasks, Device device, bool dealt) {
+  const unsigned blocks = grid_of(tasks);
+  return dealt ? std::min(blocks, static_cast<unsigned>(cuda::multiprocessors(device))) : blocks;
+}
+
 // Writes a warp's 16 × kWidth accumulators, rows 0–7 times `upper` and rows 8–15 times `lower`
 // (both a lane's own), to rows `begin` … of a head of `count` rows, through 16 tile rows that no
 // other warp uses.

@@ -17,6 +17,7 @@
 
 #include "tessera/attention/engines/dense_tiles.h"
 #include "tessera/attention/engines/hopper.h"
+#include "tessera/attention/engines/tensor_map.h"
 
 namespace tessera::dense {
 
@@ -25,11 +26,12 @@ struct Span {
 };
 
 // Rows of at most kWidth elements; kGroups (2 or 3) warpgroups of 64 queries, kKeys keys at a time.
-template <int kWidthOf, int kGroupsOf>
+// kLoading, kComputing: registers of a thread of the first warpgroup and of the others.
+template <int kWidthOf, int kGroupsOf, int kLoadingOf = kGroupsOf == 2 ? 24 : 32>
 struct HopperShape {
   static constexpr int kWidth = kWidthOf, kGroups = kGroupsOf, kKeys = 128;
-  // Registers of a thread of the first warpgroup and of the others.
-  static constexpr int kLoading = kGroups == 2 ? 24 : 32, kComputing = kGroups == 2 ? 240 : 160;
+  static constexpr int kLoading = kLoadingOf;
+  static constexpr int kComputing = ((kGroups == 2 ? 504 : 512) - kLoading) / kGroups;
 };
 
 template <class C>
@@ -38,9 +40,10 @@ struct HopperTile {
   static constexpr int kBoxes = C::kWidth / 64, kStages = 2;
   static constexpr unsigned kQueryBox = kRows * 128, kKeyBox = C::kKeys * 128;
   static constexpr unsigned kQueryBytes = kBoxes * kQueryBox, kKeyBytes = kBoxes * kKeyBox;
-  static constexpr unsigned kKeysAt = kQueryBytes, kValuesAt = kKeysAt + kStages * kKeyBytes;
+  static constexpr unsigned kKeysAt = kStages * kQueryBytes;
+  static constexpr unsigned kValuesAt = kKeysAt + kStages * kKeyBytes;
   static constexpr unsigned kBarriersAt = kValuesAt + kStages * kKeyBytes;
-  static constexpr unsigned kBytes = kBarriersAt + (1 + 4 * kStages) * 8;
+  static constexpr unsigned kBytes = kBarriersAt + 6 * kStages * 8;
 };
 
 template <class Source>
@@ -79,14 +82,14 @@ struct SpanSource {
   };
 };
 
-// Barriers of the stages of keys and values: `full` for each stage, then `empty`.
+// Barriers of the stages of each kind: `full` for every stage, then `empty`.
 struct HopperBarriers {
   unsigned queries, keys, values;
 
   template <class L>
   __device__ static HopperBarriers at(unsigned memory) {
     const unsigned first = memory + L::kBarriersAt;
-    return {first, first + 8, first + 8 + 16 * L::kStages};
+    return {first, first + 16 * L::kStages, first + 32 * L::kStages};
   }
 };
 
@@ -113,35 +116,45 @@ __device__ inline constexpr unsigned columns(int k, unsigned box) {
   return static_cast<unsigned>(k / 4) * box + static_cast<unsigned>(k % 4) * 32;
 }
 
+// What a block has done before the tile of queries at hand: tiles of queries, visits of keys.
+struct Progress {
+  int queries = 0, keys = 0;
+};
+
 // The thread that fetches: values trail keys by one tile, as their use does.
 template <class C, class L, class Source, class Tiles>
 __device__ inline void fetch(const HopperForward<Source>& a, const Tiles& tiles, unsigned memory,
-                             const HopperBarriers& bars, int query, int head, int batch) {
+                             const HopperBarriers& bars, int query, int head, int batch,
+                             const Progress& done) {
   const int key_head = head / a.group;
   auto tile = [&](const CUtensorMap& map, unsigned to, unsigned barriers, int j) {
-    cuda::barrier_wait(empty<L>(barriers, j), parity<L>(j) ^ 1);
-    cuda::barrier_expect(full<L>(barriers, j), L::kKeyBytes);
-    const int key = tiles.key(j);
+    const int n = done.keys + j, key = tiles.key(j);
+    cuda::barrier_wait(empty<L>(barriers, n), parity<L>(n) ^ 1);
+    cuda::barrier_expect(full<L>(barriers, n), L::kKeyBytes);
 #pragma unroll
     for (int box = 0; box < L::kBoxes; ++box) {
-      cuda::load_box(to + j % L::kStages * L::kKeyBytes + box * L::kKeyBox, map,
-                     full<L>(barriers, j), box * 64, key, key_head, batch, cuda::kCacheKeep);
+      cuda::load_box(to + n % L::kStages * L::kKeyBytes + box * L::kKeyBox, map,
+                     full<L>(barriers, n), box * 64, key, key_head, batch, cuda::kCacheKeep);
     }
   };
-  for (int j = 0; j < tiles.count; ++j) {
-    tile(a.k, memory + L::kKeysAt, bars.keys, j);
-    if (j > 0) {
-      tile(a.v, memory + L::kValuesAt, bars.values, j - 1);
-      continue;
-    }
-    cuda::barrier_expect(bars.queries, L::kQueryBytes);
-#pragma unroll
-    for (int box = 0; box < L::kBoxes; ++box) {
-      cuda::load_box(memory + box * L::kQueryBox, a.q, bars.queries, box * 64, query, head, batch,
-                     cuda::kCacheFirstOut);
-    }
+  if (tiles.count > 0) tile(a.k, memory + L::kKeysAt, bars.keys, 0);
+  const unsigned arrived = full<L>(bars.queries, done.queries);
+  cuda::barrier_wait(empty<L>(bars.queries, done.queries), parity<L>(done.queries) ^ 1);
+  if (tiles.count == 0) {  // the memory alone is handed over
+    cuda::barrier_arrive(arrived);
+    return;
   }
-  if (tiles.count > 0) tile(a.v, memory + L::kValuesAt, bars.values, tiles.count - 1);
+  cuda::barrier_expect(arrived, L::kQueryBytes);
+#pragma unroll
+  for (int box = 0; box < L::kBoxes; ++box) {
+    cuda::load_box(memory + done.queries % L::kStages * L::kQueryBytes + box * L::kQueryBox, a.q,
+                   arrived, box * 64, query, head, batch, cuda::kCacheFirstOut);
+  }
+  for (int j = 1; j < tiles.count; ++j) {
+    tile(a.k, memory + L::kKeysAt, bars.keys, j);
+    tile(a.v, memory + L::kValuesAt, bars.values, j - 1);
+  }
+  tile(a.v, memory + L::kValuesAt, bars.values, tiles.count - 1);
 }
 
 // Keys outside a row's span, counted from the lane's first column, score −inf.
@@ -191,13 +204,13 @@ __device__ inline void soften(float (&s)[kCount], float (&top)[2], float (&total
 // 64 queries of warpgroup `group`, the first of them `query`.
 template <class T, class C, class L, class Source, class Tiles>
 __device__ inline void attend(const HopperForward<Source>& a, const Tiles& tiles, unsigned memory,
-                              const HopperBarriers& bars, int group, int query, int head,
-                              int batch) {
+                              const HopperBarriers& bars, int group, int query, int head, int batch,
+                              const Progress& done) {
   constexpr int kSteps = C::kWidth / 16, kKeySteps = C::kKeys / 16;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) % cuda::kWarpgroup / 32;
   const bool speaker = threadIdx.x % cuda::kWarpgroup == 0;
-  const unsigned own_rows = memory + group * 64 * 128;
+  const unsigned own_rows = memory + done.queries % L::kStages * L::kQueryBytes + group * 64 * 128;
   const uint64_t q = cuda::descriptor(own_rows, 0);
   const uint64_t k = cuda::descriptor(memory + L::kKeysAt, 0);
   const uint64_t v = cuda::descriptor(memory + L::kValuesAt, L::kKeyBox);
@@ -208,8 +221,9 @@ __device__ inline void attend(const HopperForward<Source>& a, const Tiles& tiles
 #pragma unroll
   for (float& x : o) x = 0;
 
-  auto scores = [&](int j) {
-    const uint64_t tile = moved(k, j % L::kStages * L::kKeyBytes);
+  // `n`: visits since the block began.
+  auto scores = [&](int n) {
+    const uint64_t tile = moved(k, n % L::kStages * L::kKeyBytes);
     cuda::products_begin();
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
@@ -218,8 +232,8 @@ __device__ inline void attend(const HopperForward<Source>& a, const Tiles& tiles
     }
     cuda::products_commit();
   };
-  auto results = [&](int j) {
-    const uint64_t tile = moved(v, j % L::kStages * L::kKeyBytes);
+  auto results = [&](int n) {
+    const uint64_t tile = moved(v, n % L::kStages * L::kKeyBytes);
     cuda::products_begin();
 #pragma unroll
     for (int i = 0; i < kKeySteps; ++i) {
@@ -243,42 +257,52 @@ __device__ inline void attend(const HopperForward<Source>& a, const Tiles& tiles
 #pragma unroll
     for (int i = 0; i < kKeySteps; ++i) cuda::left_of<T>(p[i], s, i);
   };
+  // The results of the tile of queries before have left, as far as its memory is concerned.
+  auto hand_back = [&] {
+    if (speaker && done.queries > 0) {
+      cuda::wait_stores_read<0>();
+      cuda::barrier_arrive(empty<L>(bars.queries, done.queries - 1));
+    }
+  };
   auto step = [&](int j, auto masked) {
-    cuda::barrier_wait(full<L>(bars.keys, j), parity<L>(j));
+    const int n = done.keys + j;
+    cuda::barrier_wait(full<L>(bars.keys, n), parity<L>(n));
     cuda::named_sync(1 + group, 2 * cuda::kWarpgroup);
     cuda::pin(s);
     cuda::pin(o);
     pin_weights();
-    scores(j);
-    cuda::barrier_wait(full<L>(bars.values, j - 1), parity<L>(j - 1));
-    results(j - 1);
+    scores(n);
+    cuda::barrier_wait(full<L>(bars.values, n - 1), parity<L>(n - 1));
+    results(n - 1);
     cuda::named_arrive(1 + (group + 1) % C::kGroups, 2 * cuda::kWarpgroup);
     cuda::products_wait<1>();
     cuda::pin(s);
-    if (speaker) cuda::barrier_arrive(empty<L>(bars.keys, j));
+    if (speaker) cuda::barrier_arrive(empty<L>(bars.keys, n));
     weigh(j, masked);
     // The compiler waits before most weights are made; holding it back was slower, as the turns
     // already keep both units busy.
     cuda::products_wait<0>();
     cuda::pin(o);
     pin_weights();
-    if (speaker) cuda::barrier_arrive(empty<L>(bars.values, j - 1));
+    if (speaker) cuda::barrier_arrive(empty<L>(bars.values, n - 1));
     pack_weights();
 #pragma unroll
     for (int i = 0; i < C::kWidth / 2; ++i) o[i] *= shrink[i / 2 % 2];
   };
 
-  if (tiles.count > 0) {
+  cuda::barrier_wait(full<L>(bars.queries, done.queries), parity<L>(done.queries));
+  if (tiles.count == 0) {
+    hand_back();
+  } else {
     constexpr std::true_type kMasked;
     constexpr std::false_type kPlain;
-    if (group == C::kGroups - 1) cuda::named_arrive(1, 2 * cuda::kWarpgroup);
-    cuda::barrier_wait(bars.queries, 0);
-    cuda::barrier_wait(full<L>(bars.keys, 0), 0);
+    cuda::barrier_wait(full<L>(bars.keys, done.keys), parity<L>(done.keys));
     cuda::pin(s);
-    scores(0);
+    scores(done.keys);
+    hand_back();
     cuda::products_wait<0>();
     cuda::pin(s);
-    if (speaker) cuda::barrier_arrive(empty<L>(bars.keys, 0));
+    if (speaker) cuda::barrier_arrive(empty<L>(bars.keys, done.keys));
     weigh(0, kMasked);
     pack_weights();
     const Span plain = tiles.plain(query, query + 63);
@@ -286,13 +310,14 @@ __device__ inline void attend(const HopperForward<Source>& a, const Tiles& tiles
     for (; j < plain.begin; ++j) step(j, kMasked);
     for (; j < plain.end; ++j) step(j, kPlain);
     for (; j < tiles.count; ++j) step(j, kMasked);
-    cuda::barrier_wait(full<L>(bars.values, j - 1), parity<L>(j - 1));
+    const int last = done.keys + tiles.count - 1;
+    cuda::barrier_wait(full<L>(bars.values, last), parity<L>(last));
     cuda::pin(o);
     pin_weights();
-    results(j - 1);
+    results(last);
     cuda::products_wait<0>();
     cuda::pin(o);
-    if (group == 0) cuda::named_sync(1, 2 * cuda::kWarpgroup);
+    if (speaker) cuda::barrier_arrive(empty<L>(bars.values, last));
   }
 
   float inverse[2];
@@ -326,7 +351,6 @@ __device__ inline void attend(const HopperForward<Source>& a, const Tiles& tiles
       cuda::store_box(a.out, own_rows + box * L::kQueryBox, box * 64, query, head, batch);
     }
     cuda::commit_stores();
-    cuda::wait_stores_read<0>();
   }
 }
 
@@ -339,10 +363,9 @@ __global__ void __launch_bounds__(HopperTile<C>::kThreads, 1)
   const unsigned memory = cuda::shared_address(dynamic);
   const HopperBarriers bars = HopperBarriers::at<L>(memory);
   if (threadIdx.x == 0) {
-    cuda::barrier_init(bars.queries, 1);
 #pragma unroll
     for (int i = 0; i < L::kStages; ++i) {
-      for (unsigned kind : {bars.keys, bars.values}) {
+      for (unsigned kind : {bars.queries, bars.keys, bars.values}) {
         cuda::barrier_init(full<L>(kind, i), 1);
         cuda::barrier_init(empty<L>(kind, i), C::kGroups);
       }
@@ -350,23 +373,66 @@ __global__ void __launch_bounds__(HopperTile<C>::kThreads, 1)
     cuda::fence_barrier_init();
   }
   __syncthreads();
-  const Task task = task_of(static_cast<int>(blockIdx.x), a.tiles, a.batch * a.heads, a.section);
-  const int query = (a.tiles - 1 - task.tile) * L::kRows;  // the last queries see most keys
-  const int batch = task.head / a.heads, head = task.head % a.heads;
-  const typename Source::Tiles tiles(a.source, batch, head, query,
-                                     min(L::kRows, a.queries - query));
+  auto for_tasks = [&](auto&& work) {
+    Progress done;
+    for_dealt(a.tiles * a.batch * a.heads, [&](int number) {
+      const Task task = task_of(number, a.tiles, a.batch * a.heads, a.section);
+      const int query = (a.tiles - 1 - task.tile) * L::kRows;  // the last queries see most keys
+      const int batch = task.head / a.heads, head = task.head % a.heads;
+      const typename Source::Tiles tiles(a.source, batch, head, query,
+                                         min(L::kRows, a.queries - query));
+      work(tiles, query, head, batch, done);
+      ++done.queries;
+      done.keys += tiles.count;
+    });
+  };
   const int group = cuda::warpgroup() - 1;
   if (group < 0) {
     cuda::give_registers<C::kLoading>();
     if (threadIdx.x < 32 && cuda::elected()) {
-      fetch<C, L>(a, tiles, memory, bars, query, head, batch);
+      for_tasks([&](const auto& tiles, int query, int head, int batch, const Progress& done) {
+        fetch<C, L>(a, tiles, memory, bars, query, head, batch, done);
+      });
     }
   } else {
     cuda::take_registers<C::kComputing>();
-    attend<T, C, L>(a, tiles, memory, bars, group, query + group * 64, head, batch);
+    // The last warpgroup gives the first its turn, which takes one more at the end.
+    if (group == C::kGroups - 1) cuda::named_arrive(1, 2 * cuda::kWarpgroup);
+    for_tasks([&](const auto& tiles, int query, int head, int batch, const Progress& done) {
+      attend<T, C, L>(a, tiles, memory, bars, group, query + group * 64, head, batch, done);
+    });
+    if (group == 0) cuda::named_sync(1, 2 * cuda::kWarpgroup);
+    cuda::wait_stores_read<0>();
   }
 #endif
 }
 
 }  // namespace hopper
+
+// Launches the forward over a source. `dealt`: see for_dealt.
+template <class T, class C, class Source>
+void run_hopper_forward(std::string_view op, const Sizes& s, const Tensor& q, const Tensor& k,
+                        const Tensor& v, const Tensor& out, const Tensor& lse, const Source& source,
+                        bool dealt) {
+  using L = HopperTile<C>;
+  const int heads = s.batch * s.heads, tiles = (s.queries + L::kRows - 1) / L::kRows;
+  const int64_t bytes = int64_t{2} * (s.width + s.value_width) * s.keys / s.group;
+  const HopperForward<Source> a{cuda::tensor_map(op, q, L::kRows),
+                                cuda::tensor_map(op, k, C::kKeys),
+                                cuda::tensor_map(op, v, C::kKeys),
+                                cuda::tensor_map(op, out, 64),
+                                source,
+                                cuda::data<float>(lse),
+                                s.batch,
+                                s.heads,
+                                s.group,
+                                s.queries,
+                                static_cast<float>(s.scale),
+                                static_cast<float>(s.scale) * kLog2e,
+                                tiles,
+                                section_of(bytes, heads)};
+  cuda::launch(op, q.device(), hopper::forward_kernel<T, C, Source>,
+               dealt_grid(int64_t{tiles} * heads, q.device(), dealt), L::kThreads, L::kBytes, a);
+}
+
 }  // namespace tessera::dense
