@@ -66,7 +66,7 @@ void Moe::add_losses(const GateResult& g, const LayerContext& context) const {
   if (c_.balance_loss > 0) {
     const Tensor p = mean(g.probabilities.defined() ? g.probabilities : g.weights, {0});
     const double scale = c_.balance_loss * static_cast<double>(c_.experts);
-    if (p.requires_grad()) context.add_loss(sum(expert_load(g.weights.detach()) * p) * scale);
+    context.add_loss(sum(expert_load(g.weights.detach()) * p) * scale);
   }
   if (c_.z_loss > 0) {
     check(g.logits.defined(), "moe: the gate \"{}\" has no logits for a z_loss", c_.gate.type());
