@@ -49,8 +49,12 @@ class AttentionSpans final : public Picture {
       const auto own = static_cast<double>(span.entries(tokens));
       entries += own;
       const int64_t cells = std::min(tokens, kPanel);
+      std::vector<std::string> places;
+      for (int64_t c = 0; c < cells; ++c) places.push_back(std::to_string(c * tokens / cells));
       panels.push_back(
           {tessera::draw(HeatMap{.values = coverage(span, tokens, cells),
+                                 .row_names = places,
+                                 .column_names = places,
                                  .low = 0,
                                  .high = 1,
                                  .bar = false,
