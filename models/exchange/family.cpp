@@ -146,7 +146,11 @@ const ValueNames& activation_value_names() {
 }
 
 const Family& find_family(const Json& config, const std::string& where) {
-  const Json type = config.is_object() ? key_of(config, "model_type") : Json(nullptr);
+  Json type = config.is_object() ? key_of(config, "model_type") : Json(nullptr);
+  if (config.is_object() && type.is_null() && config.value("architecture", Json()).is_string()) {
+    const auto architecture = config.at("architecture").get<std::string>();  // timm's
+    type = architecture.substr(0, architecture.find('_'));
+  }
   std::vector<std::string> known;
   for (const Family& family : families()) {
     if (type == family.name) return family;
@@ -186,7 +190,7 @@ std::pair<const Family*, Json> write_spec(const ModelSpec& spec) {
   std::string reasons;
   const std::string type = to_json(spec).at("model").at("type").get<std::string>();
   for (const Family& family : families()) {
-    if (family.base.at("model").at("type") != type) continue;
+    if (family.base.at("model").at("type") != type || family.architecture.empty()) continue;
     Json config = config_of(family, spec);
     const std::string reason = obstacle(family, spec, config);
     if (reason.empty()) return {&family, std::move(config)};

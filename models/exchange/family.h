@@ -40,7 +40,7 @@ struct SettingRule {
 
 struct Family {
   std::string name;          // "model_type" of config.json
-  std::string architecture;  // "architectures" of what is written
+  std::string architecture;  // "architectures" of what is written; empty: it is only read
   TensorMap tensors;
   Json base;   // a ModelSpec before the settings
   Json fixed;  // keys of config.json with the only values that can be run; absent ones are fine
@@ -58,7 +58,8 @@ struct RegisterFamily {
 
 const ValueNames& activation_value_names();
 
-// Throws for a model_type that no family has, listing those there are.
+// By "model_type", or by the beginning of timm's "architecture". Throws for one that no family has,
+// listing those there are.
 const Family& find_family(const Json& config, const std::string& where);
 
 // Of a config.json, and back. `where` begins the errors, which name the key.

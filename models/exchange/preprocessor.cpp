@@ -1,5 +1,7 @@
 #include "tessera/models/exchange/preprocessor.h"
 
+#include <cmath>
+
 #include "tessera/config/json.h"
 #include "tessera/core/error.h"
 #include "tessera/core/file.h"
@@ -59,12 +61,31 @@ Json steps_of(const Json& config, const DataInfo& info, const std::string& where
   return steps;
 }
 
+// What timm's config.json says, in the same terms.
+Json from_timm(const Json& config, const DataInfo& info) {
+  const Json& own = config.at("pretrained_cfg");
+  const double part = own.value("crop_pct", 0.875);
+  const auto side = static_cast<int64_t>(std::floor(static_cast<double>(info.height) / part));
+  return {{"size", {{"shortest_edge", side}}},
+          {"resample", own.value("interpolation", "bicubic") == "bilinear" ? kBilinear : kBicubic},
+          {"do_center_crop", true},
+          {"crop_size", info.height},
+          {"image_mean", own.value("mean", Json::array({0.485, 0.456, 0.406}))},
+          {"image_std", own.value("std", Json::array({0.229, 0.224, 0.225}))}};
+}
+
+Json config_of(const fs::path& folder, const DataInfo& info) {
+  if (fs::exists(folder / kFile)) return read_json(folder / kFile);
+  const Json model = read_json(folder / "config.json");
+  return model.contains("pretrained_cfg") ? from_timm(model, info) : Json::object();
+}
+
 }  // namespace
 
 TransformList read_preprocessor(const fs::path& folder, const DataInfo& info) {
   const fs::path file = folder / kFile;
-  const Json config = fs::exists(file) ? read_json(file) : Json::object();
   try {
+    const Json config = config_of(folder, info);
     std::vector<Choice<Transform>> choices;
     for (const Json& step : steps_of(config, info, file.string())) {
       choices.push_back(from_json<Choice<Transform>>(step, file.string()));

@@ -262,6 +262,76 @@ TEST_CASE("ViT checkpoints written by hand give the logits of the model they com
   check_equal(outputs(*model_of(foreign), spec.data), outputs(*model, spec.data), 0);
 }
 
+namespace {
+
+// As in scripts/reference_convit.py.
+Tensor noise(const Shape& shape, int64_t place) {
+  std::vector<float> values;
+  for (int64_t i = 0; i < shape.numel(); ++i) {
+    const double x =
+        std::sin(12.9898 * static_cast<double>(i) + 78.233 * static_cast<double>(place)) *
+        43758.5453;
+    values.push_back(static_cast<float>(x - std::floor(x) - 0.5));
+  }
+  return from_values(values, shape);
+}
+
+// The shapes of timm's ConViT with 4 heads of width 6 on 4 x 4 patches, 3 local layers of 4.
+std::map<std::string, Shape> convit_shapes() {
+  std::map<std::string, Shape> s = {
+      {"cls_token", {1, 1, 24}},       {"pos_embed", {1, 16, 24}},
+      {"norm.weight", {24}},           {"norm.bias", {24}},
+      {"head.weight", {5, 24}},        {"head.bias", {5}},
+      {"patch_embed.proj.bias", {24}}, {"patch_embed.proj.weight", {24, 3, 4, 4}}};
+  for (int i = 0; i < 4; ++i) {
+    const std::string b = fmt::format("blocks.{}.", i), a = b + "attn.";
+    for (const char* name : {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias",
+                             "mlp.fc2.bias", "attn.proj.bias"}) {
+      s[b + name] = {24};
+    }
+    s[b + "mlp.fc1.weight"] = {48, 24};
+    s[b + "mlp.fc1.bias"] = {48};
+    s[b + "mlp.fc2.weight"] = {24, 48};
+    s[a + "proj.weight"] = {24, 24};
+    if (i == 3) {
+      s[a + "qkv.weight"] = {72, 24};
+      continue;
+    }
+    s[a + "qk.weight"] = {48, 24};
+    s[a + "v.weight"] = {24, 24};
+    s[a + "pos_proj.weight"] = {4, 3};
+    s[a + "pos_proj.bias"] = {4};
+    s[a + "gating_param"] = {4};
+  }
+  return s;
+}
+
+}  // namespace
+
+TEST_CASE("a ConViT of timm gives the logits that it has there") {
+  NamedTensors tensors;
+  for (const auto& [name, shape] : convit_shapes()) {
+    tensors.emplace_back(name, noise(shape, static_cast<int64_t>(tensors.size())));
+  }
+  TemporaryFolder folder;
+  write_text(folder / "config.json", R"({"architecture": "convit_tiny", "num_classes": 5,
+    "model_args": {"img_size": 16, "patch_size": 4, "embed_dim": 6, "num_heads": 4, "depth": 4,
+    "local_up_to_layer": 3, "mlp_ratio": 2.0}, "pretrained_cfg": {"input_size": [3, 16, 16],
+    "crop_pct": 0.8, "interpolation": "bicubic", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}})");
+  write_safetensors(folder / "model.safetensors", tensors);
+  const ForeignModel foreign = read_hugging_face(folder.path());
+  REQUIRE(foreign.transforms.choices.size() == 3);
+  CHECK(to_json(foreign.transforms.choices[0]).at("size") == 20);
+  const auto model = model_of(foreign);
+  NoGrad off;
+  check_equal(dynamic_cast<ImageClassifier&>(*model)
+                  .logits(noise({2, 3, 16, 16}, 1000))
+                  .to_vector<double>(),
+              {-0.735290, 0.057686, -0.894780, 0.214544, -0.684447, -0.821563, 0.137557, -0.898015,
+               0.220675, -0.683528},
+              1e-4);
+}
+
 TEST_CASE("a model that is written and read again has the same weights bit for bit") {
   for (const char* text : {kGpt2, kLlama, kVit, kDeit}) {
     const ModelSpec spec = spec_from(text);
