@@ -28,6 +28,38 @@ struct OffsetBias : Addition {
   bool differs(ScoreAxis axis) const { return axis == ScoreAxis::head && per_head != 0; }
 };
 
+// Entries by offset; offsets outside the table share its ends.
+struct ClampedOffset {
+  static constexpr int tables = 1;
+  int64_t per_head, width, left;
+  Shape table_shape(int, const ScoreSizes& sizes) const {
+    return {per_head == 0 ? 1 : sizes.heads, width};
+  }
+  TESSERA_HD int64_t index(int, const ScorePlace& at) const {
+    const int64_t offset = left - at.distance();
+    return at.head * per_head + (offset < 0 ? 0 : offset < width ? offset : width - 1);
+  }
+  bool differs(ScoreAxis axis) const { return axis == ScoreAxis::head && per_head != 0; }
+};
+
+struct ClampedBias : ClampedOffset {
+  static constexpr std::string_view name = "clamped_bias";
+  template <class T>
+  TESSERA_HD T operator()(T s, T entry) const {
+    return s + entry;
+  }
+};
+
+struct BiasedReluSquared : ClampedOffset {
+  static constexpr std::string_view name = "relu_squared";
+  template <class T>
+  TESSERA_HD T operator()(T s, T entry) const {
+    const T sum = s + entry;
+    const bool counts = sum > scalar_of_t<T>(0);
+    return math::select(counts, 2 * math::log(math::select(counts, sum, T(1))), T(-INFINITY));
+  }
+};
+
 struct DistanceBias : Addition {
   static constexpr std::string_view name = "distance_bias";
   int64_t per_head, width;
@@ -121,6 +153,16 @@ int64_t per_head(const Tensor& table, std::string_view name) {
 Score offset_bias(const Tensor& table, int64_t left) {
   return make_score(OffsetBias{{}, per_head(table, OffsetBias::name), table.size(1), left},
                     {table});
+}
+
+Score clamped_bias(const Tensor& table, int64_t left) {
+  return make_score(ClampedBias{{per_head(table, ClampedBias::name), table.size(1), left}},
+                    {table});
+}
+
+Score relu_squared(const Tensor& table, int64_t left) {
+  return make_score(
+      BiasedReluSquared{{per_head(table, BiasedReluSquared::name), table.size(1), left}}, {table});
 }
 
 Score distance_bias(const Tensor& table) {

@@ -16,6 +16,9 @@ Score alibi(const Tensor& slopes);
 // add nothing. The bias of windows and of Music Transformer's and Swin's kind in one dimension.
 Score offset_bias(const Tensor& table, int64_t left);
 
+// The same, but offsets outside the table share its first and last entry.
+Score clamped_bias(const Tensor& table, int64_t left);
+
 // s + table[h, |query position − key position|], table (H|1, W); longer distances share the last.
 Score distance_bias(const Tensor& table);
 
@@ -30,6 +33,8 @@ Score bias(const Tensor& table);
 // log(max(s, 0)²), −inf for s ≤ 0, so that exp(score) = relu(s)²: with output O and logsumexp L of
 // the engine, exp(L) · O is Σ_j relu(s_j)² v_j (Ma et al. 2022, "Mega").
 Score relu_squared();
+// The same of s + table[…], the entry being that of clamped_bias.
+Score relu_squared(const Tensor& table, int64_t left);
 
 // `score` where query and key have the same position, else s: with a large negative one a token
 // sees itself only where it sees nobody else (Kitaev et al. 2020, "Reformer").
