@@ -158,6 +158,42 @@ TEST_CASE("mqar: settings that do not fit are refused") {
   refused(R"({"type": "mqar", "pairs": 17})", "data.pairs: 17 pairs");
 }
 
+TEST_CASE(
+    "recall_sparse: the last token is a key whose value stands behind it, all else is noise") {
+  const auto data = make_dataset(R"({"type": "recall_sparse", "context": 20, "pairs": 4})");
+  CHECK(data->info().vocabulary == 64);
+  const Batch batch = data->get(Split::validation, range(300), 0);
+  for (int64_t i = 0; i < 300; ++i) {
+    const auto tokens = row(batch.at("tokens"), i), targets = row(batch.at("targets"), i);
+    REQUIRE(std::count(targets.begin(), targets.end(), -1) == 19);
+    REQUIRE(std::count_if(tokens.begin(), tokens.end(), [](int64_t t) { return t >= 48; }) == 9);
+    const auto key = std::find(tokens.begin(), tokens.end(), tokens[19]);
+    REQUIRE((*key >= 48 && *key < 56 && key < tokens.end() - 2));
+    REQUIRE((targets[19] >= 56 && key[1] == targets[19]));
+  }
+  CHECK_THROWS_WITH_AS(make_dataset(R"({"type": "recall_sparse", "context": 8})"),
+                       doctest::Contains("data.pairs: 4 pairs and 1 questions need 9"), Error);
+}
+
+TEST_CASE("recall_sparse: questions follow one another; training may score all of the text") {
+  const auto data = make_dataset(
+      R"({"type": "recall_sparse", "context": 24, "questions": 3, "score_text": true})");
+  const Batch batch = data->get(Split::validation, range(50), 0);
+  const Batch train = data->get(Split::train, range(50), 0);
+  for (int64_t i = 0; i < 50; ++i) {
+    const auto tokens = row(batch.at("tokens"), i), targets = row(batch.at("targets"), i);
+    REQUIRE(std::count(targets.begin(), targets.end(), -1) == 21);
+    for (size_t at : {19u, 21u, 23u}) {
+      const auto key = std::find(tokens.begin(), tokens.end(), tokens[at]);
+      REQUIRE((key < tokens.begin() + 19 && key[1] == targets[at]));
+      if (at < 23) REQUIRE(tokens[at + 1] == targets[at]);
+    }
+    const auto all = row(train.at("tokens"), i), next = row(train.at("targets"), i);
+    REQUIRE(std::equal(all.begin() + 1, all.end(), next.begin()));
+    REQUIRE(next[23] >= 56);
+  }
+}
+
 TEST_CASE("needle: the last position asks for a key whose value stands behind it") {
   const auto data = make_dataset(R"({"type": "needle", "needles": 4, "context": 14})");
   const Batch batch = data->get(Split::validation, range(300), 0);
