@@ -1,5 +1,7 @@
 #include "tessera/autograd/ops/view.h"
 
+#include <fmt/ranges.h>
+
 #include "tessera/autograd/op.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/core/create.h"
@@ -375,8 +377,8 @@ TensorList split(const Tensor& x, const std::vector<int64_t>& sizes, int64_t dim
     check(size >= 0, "split: negative size {}", size);
     total += size;
   }
-  check(total == x.shape()[dim], "split: sizes {} do not add up to dimension {} of {}",
-        Shape(std::span(sizes)), dim, x.shape());
+  check(total == x.shape()[dim], "split: sizes ({}) do not add up to dimension {} of {}",
+        fmt::join(sizes, ", "), dim, x.shape());
   if (sizes.empty()) return {};
   return apply(Split{x.shape(), dim, sizes}, x);
 }

@@ -5,6 +5,7 @@
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/embedding.h"
 #include "tessera/autograd/ops/sum.h"
+#include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/registry.h"
 #include "tessera/autograd/tape.h"
 #include "tessera/core/create.h"
@@ -85,4 +86,13 @@ TEST_CASE("indices work on integer tensors and along strided views") {
         std::vector<int64_t>{13, 11, 12, 13});
   const Tensor s = samples::strided(samples::normal({3, 4}));
   CHECK(index_select(s, 1, ids({2, 2})).shape() == Shape{3, 2});
+}
+
+TEST_CASE("a tensor splits into more pieces than a shape has dimensions") {
+  const Tensor x = arange(0, 20);
+  const TensorList parts = chunk(x, 20, 0);
+  CHECK(parts.size() == 20);
+  CHECK(parts[13].to_vector<float>() == std::vector<float>{13});
+  CHECK_THROWS_WITH_AS(split(x, std::vector<int64_t>(14, 1), 0),
+                       doctest::Contains("do not add up to dimension 0"), Error);
 }
