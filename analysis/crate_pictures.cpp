@@ -19,7 +19,7 @@ Series curve(const std::string& name, const std::vector<LayerMeasures>& layers,
              double LayerMeasures::*member) {
   Series s{.name = name, .x = {}, .y = {}, .points = true};
   for (size_t i = 0; i < layers.size(); ++i) {
-    s.x.push_back(static_cast<double>(i + 1));
+    s.x.push_back(static_cast<double>(i));
     s.y.push_back(layers[i].*member);
   }
   return s;
@@ -41,13 +41,16 @@ class CodingRate final : public Picture {
     const Tensor data = reads ? input.tokens(kTokens) : input.images(c_.images);
     const auto before = untrained(input.config(), input.card().data.info);
     const auto trained = measure_layers(input.model(), data), fresh = measure_layers(*before, data);
+    std::vector<std::string> names;
+    for (size_t i = 0; i < trained.size(); ++i) names.push_back(std::to_string(i + 1));
     const auto chart = [&](const char* title, const char* label, double LayerMeasures::*member) {
       return tessera::draw(
           Chart{.title = title,
                 .x_label = "layer",
                 .y_label = label,
                 .series = {curve("trained", trained, member), curve("untrained", fresh, member)},
-                .low = 0});
+                .low = 0,
+                .x_names = names});
     };
     return {{"coding_rate", chart("Coding rate over depth", "R^c", &LayerMeasures::rate)},
             {"coding_rate_after",

@@ -94,8 +94,11 @@ Tensor empty_heads(const Shape& shape, DType dtype, Device device) {
   return views::transpose(empty({shape[0], shape[2], shape[1], shape[3]}, {dtype, device}), 1, 2);
 }
 
+// A product of matrices cannot have rows that overlap, as those of an expanded tensor do.
 Tensor with_dense_rows(const Tensor& x) {
-  return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : kernels::contiguous(x);
+  const bool dense = x.size(-1) <= 1 || x.stride(-1) == 1;
+  const bool apart = x.rank() < 2 || x.size(-2) <= 1 || x.stride(-2) >= x.size(-1);
+  return dense && apart ? x : kernels::contiguous(x);
 }
 
 }  // namespace engine

@@ -163,3 +163,13 @@ TEST_CASE("a mechanism with a cache gives what it gives for the whole sequence")
     CHECK(cache.bytes() == 2 * 2 * 4 * 9 * 4 * 4);
   }
 }
+
+TEST_CASE("rows that one row stands for by a stride of zero are as good as copies of it") {
+  const Tensor q = samples::normal({1, 2, 5, 1}).to(DType::f32);
+  const Tensor one = samples::normal({1, 2, 1, 1}, 1).to(DType::f32);
+  const Tensor v = samples::normal({1, 2, 7, 6}, 2).to(DType::f32);
+  const Tensor k = expand(one, {1, 2, 7, 1});
+  CHECK(worst(dense_attention(q, k, v).output, dense_attention(q, clone(k), v).output) < 1e-6);
+  CHECK(worst(dense_attention(k, q, slice(v, 2, 0, 5)).output,
+              dense_attention(clone(k), q, slice(v, 2, 0, 5)).output) < 1e-6);
+}
