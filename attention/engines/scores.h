@@ -22,8 +22,9 @@ Score clamped_bias(const Tensor& table, int64_t left);
 // s + table[h, |query position − key position|], table (H|1, W); longer distances share the last.
 Score distance_bias(const Tensor& table);
 
-// s + table[bucket(distance), h], table (4 ≤ buckets ≤ 256, H): half of the buckets (of each direction when
-// bidirectional) for exact distances, the rest logarithmic up to max_distance (Raffel et al. 2020).
+// s + table[bucket(distance), h], table (4 ≤ buckets ≤ 256, H): half of the buckets (of each
+// direction when bidirectional) for exact distances, the rest logarithmic up to max_distance
+// (Raffel et al. 2020).
 Score bucket_bias(const Tensor& table, int64_t max_distance, bool bidirectional);
 
 // s + table[b, h, i, j] by indices, table broadcastable to (B, H, N, M): (B, 1, 1, M) is a bias of

@@ -128,6 +128,5 @@ TEST_CASE("threads share the allocator") {
 TEST_CASE("impossible requests are errors") {
   CHECK_THROWS_WITH_AS(allocator({}).allocate(size_t{1} << 62), doctest::Contains("memory: "),
                        Error);
-  CHECK_THROWS_WITH_AS(allocator({Device::Kind::cuda, 99}), doctest::Contains("cuda:99"),
-                       Error);
+  CHECK_THROWS_WITH_AS(allocator({Device::Kind::cuda, 99}), doctest::Contains("cuda:99"), Error);
 }
