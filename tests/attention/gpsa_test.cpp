@@ -146,10 +146,10 @@ TEST_CASE("rows of the mixed map sum to one, and the position map is the same fo
 }
 
 TEST_CASE("the mean distance of the position map at the start is that of its bumps") {
-  for (auto [heads, grid, expected] : {std::tuple{4, 8, 0.937}, std::tuple{4, 14, 0.986},
-                                       std::tuple{9, 8, 1.189}, std::tuple{9, 14, 1.262}}) {
-    CAPTURE(heads);
-    CAPTURE(grid);
+  for (const auto& row : {std::tuple{4, 8, 0.937}, std::tuple{4, 14, 0.986},
+                          std::tuple{9, 8, 1.189}, std::tuple{9, 14, 1.262}}) {
+    INFO("heads " << std::get<0>(row) << ", grid " << std::get<1>(row));
+    const auto [heads, grid, expected] = row;
     auto m = layer(4 * heads, heads, grid, {.gate_init = 1e4});
     const Tensor a = weights_of(m, zeros({1, grid * grid, 4 * heads}));
     CHECK(mean_distance(a, grid) == doctest::Approx(expected).epsilon(1e-3));

@@ -64,11 +64,11 @@ TEST_CASE("every token is predicted once, from its window") {
   const std::string all = "the quick brown fox jumps over the lazy dog, again and again!";
   for (const size_t size : {size_t{2}, size_t{8}, size_t{9}, size_t{10}, size_t{33}, all.size()}) {
     const std::string text = all.substr(0, size);
-    for (const auto& [context, stride] : {std::pair{8, 4}, {8, 8}, {8, 1}, {5, 3}, {1, 1}}) {
+    for (const auto& sizes : {std::pair{8, 4}, {8, 8}, {8, 1}, {5, 3}, {1, 1}}) {
+      const auto [context, stride] = sizes;
       for (const int64_t batch : {1, 3}) {
         CAPTURE(size);
-        CAPTURE(context);
-        CAPTURE(stride);
+        INFO("context " << sizes.first << ", stride " << sizes.second);
         const Perplexity p = measured(
             lm, text, {.context = context, .stride = stride, .batch = batch}, batch == 1 ? 7 : 99);
         CHECK(p.tokens == static_cast<int64_t>(size) - 1);
