@@ -2,6 +2,7 @@
 
 #include "tessera/analysis/coding_rate.h"
 #include "tessera/analysis/picture.h"
+#include "tessera/attention/heads.h"
 #include "tessera/attention/mssa.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/reduce.h"
@@ -37,8 +38,7 @@ Shown shown_by(const std::string& block, const std::vector<std::pair<std::string
 }
 
 Tensor subspaces_of(Block& block, const MssaAttention& mssa, const Tensor& stream, int64_t heads) {
-  const Tensor w = mssa.in(block.norm1(stream));
-  return transpose(reshape(w, {w.size(0), w.size(1), heads, w.size(2) / heads}), 1, 2);
+  return split_heads(mssa.in(block.norm1(stream)), heads);
 }
 
 double cosine(const Tensor& a, const Tensor& b) {

@@ -4,6 +4,7 @@
 
 #include "tessera/attention/engines/dense.h"
 #include "tessera/attention/engines/neighborhood.h"
+#include "tessera/attention/heads.h"
 #include "tessera/attention/self_attention.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/elementwise.h"
@@ -33,11 +34,6 @@ Tensor offset_features(int64_t rows, int64_t columns) {
   return from_values(values, {(2 * rows - 1) * (2 * columns - 1), 3});
 }
 
-// (B, N, heads · d) as (B, heads, N, d), a view.
-Tensor split_heads(const Tensor& x, int64_t heads) {
-  return transpose(reshape(x, {x.size(0), x.size(1), heads, x.size(2) / heads}), 1, 2);
-}
-
 }  // namespace
 
 void GpsaAttention::capabilities(Capabilities& c) {
@@ -57,10 +53,7 @@ GpsaAttention::GpsaAttention(const Config& c, const Geometry& g)
       first_gate_(1 / (1 + std::exp(-c.gate_init))),
       rows_(g.grid_height),
       columns_(g.grid_width) {
-  check(rows_ > 0 && columns_ > 0 && g.prefix == 0,
-        "gpsa: wants the patches of a grid alone, but got {} x {} patches after {} tokens; let the "
-        "class token join later (model.class_token_layer)",
-        rows_, columns_, g.prefix);
+  require_grid_alone("gpsa", g);
   check(g.width % heads_ == 0 && (g.head_dim == 0 || g.head_dim * heads_ == g.width),
         "gpsa: heads {} of width {} do not fill the width {}", heads_, g.head_dim, g.width);
   offsets_ = Constant(offset_features(rows_, columns_));
@@ -133,11 +126,9 @@ Tensor GpsaAttention::operator()(const Tensor& x, const AttentionContext& contex
   }
   if (!training() && context.layer.watched()) watch(context.layer);
   if (WeightsScope::is_open()) {
-    const int64_t n = x.size(1);
-    const Tensor one = expand(eye(n, {x.dtype(), x.device()}), {x.size(0), heads_, n, n});
-    probe("weights", mixed(q, k, one, score));
+    probe("weights", mixed(q, k, WeightsScope::values(k), score));
   }
-  return out(reshape(transpose(mixed(q, k, v, score), 1, 2), x.shape()));
+  return out(merge_heads(mixed(q, k, v, score)));
 }
 
 }  // namespace tessera

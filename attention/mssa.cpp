@@ -2,14 +2,12 @@
 
 #include "tessera/attention/engines/decode.h"
 #include "tessera/attention/engines/dense.h"
+#include "tessera/attention/heads.h"
 #include "tessera/attention/kv_cache.h"
 #include "tessera/attention/self_attention.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/matmul.h"
-#include "tessera/autograd/ops/sum.h"
-#include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/tape.h"
-#include "tessera/core/create.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/nn/init.h"
 
@@ -20,16 +18,12 @@ TESSERA_REGISTER(Attention, MssaAttention, "mssa",
                  "subspace attention: query, key and value are one tensor",
                  "Yu et al. 2023, CRATE");
 
-int64_t head_dim_of(const Geometry& g) {
-  if (g.head_dim > 0) return g.head_dim;
-  check(g.width % g.heads == 0, "mssa: width {} is not a multiple of {} heads", g.width, g.heads);
-  return g.width / g.heads;
-}
-
 }  // namespace
 
 MssaAttention::MssaAttention(const Config& c, const Geometry& g)
-    : in(g.width, g.heads * head_dim_of(g), false), heads_(g.heads), head_dim_(head_dim_of(g)) {
+    : in(g.width, g.heads * head_dim_of("mssa", g), false),
+      heads_(g.heads),
+      head_dim_(head_dim_of("mssa", g)) {
   const bool bias = c.bias.value_or(g.bias);
   if (!c.tie_out) {
     out.emplace(g.heads * head_dim_, g.width, bias);
@@ -73,7 +67,7 @@ Tensor MssaAttention::projected(const Tensor& heads) const {
 }
 
 Tensor MssaAttention::operator()(const Tensor& x, const AttentionContext& context) {
-  Tensor w = transpose(reshape(in(x), {x.size(0), x.size(1), heads_, head_dim_}), 1, 2);
+  Tensor w = split_heads(in(x), heads_);
   AttentionOptions options{.causal = context.causal, .key_lengths = context.lengths};
   if (context.encoding != nullptr) {
     w = context.encoding->rotate(w, context.positions);
@@ -82,13 +76,9 @@ Tensor MssaAttention::operator()(const Tensor& x, const AttentionContext& contex
   probe("input", x);
   probe("subspaces", w);
   if (WeightsScope::is_open() && context.cache == nullptr) {
-    const int64_t n = x.size(1);
-    const Tensor one = expand(eye(n, {w.dtype(), w.device()}), {x.size(0), heads_, n, n});
-    probe("weights", dense_attention(w, w, one, options).output);
+    probe("weights", dense_attention(w, w, WeightsScope::values(w), options).output);
   }
-  const Tensor o = attend(w, options, context);
-  const Tensor y =
-      projected(reshape(transpose(o, 1, 2), {x.size(0), x.size(1), heads_ * head_dim_}));
+  const Tensor y = projected(merge_heads(attend(w, options, context)));
   probe("projected", y);
   return step_ ? (y - x) * *step_ : y;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tessera/attention/engines/neighborhood.h"
+#include "tessera/attention/heads.h"
 #include "tessera/nn/init.h"
 
 namespace tessera {
@@ -34,10 +35,7 @@ void NeighborhoodLayer::capabilities(Capabilities& c) {
 
 NeighborhoodLayer::NeighborhoodLayer(const Config& c, const Geometry& g)
     : SelfAttention("neighborhood", c, g) {
-  check(g.grid_height > 0 && g.grid_width > 0 && g.prefix == 0,
-        "neighborhood: wants the patches of a grid alone, but got {} x {} patches after {} tokens; "
-        "let the class token join later (model.class_token_layer)",
-        g.grid_height, g.grid_width, g.prefix);
+  require_grid_alone("neighborhood", g);
   check(!c.position_bias || c.window % 2 == 1,
         "neighborhood: a window of {} is even; with position_bias it must be odd", c.window);
   windows_ = windows_of(c, g);

@@ -6,6 +6,7 @@
 #include "tessera/attention/engines/dense.h"
 #include "tessera/attention/engines/gather_attention.h"
 #include "tessera/attention/engines/scores.h"
+#include "tessera/attention/heads.h"
 #include "tessera/attention/kv_cache.h"
 #include "tessera/attention/span.h"
 #include "tessera/autograd/ops/arithmetic.h"
@@ -43,11 +44,6 @@ const char* const kNoBias =
 
 Tensor count_up(int64_t first, int64_t last, Device device) {
   return arange(static_cast<double>(first), static_cast<double>(last), 1, {DType::i64, device});
-}
-
-// (B, N, heads · d) as (B, heads, N, d).
-Tensor to_heads(const Tensor& x, int64_t heads) {
-  return transpose(reshape(x, {x.size(0), x.size(1), heads, -1}), 1, 2);
 }
 
 // Rows ids (B, H, K) of x (B, H, N, d): (B, H, K, d).
@@ -116,13 +112,6 @@ void RoutingAttention::capabilities(Capabilities& c) {
 
 namespace {
 
-int64_t head_dim_of(std::string_view name, const Geometry& g) {
-  if (g.head_dim > 0) return g.head_dim;
-  check(g.width % g.heads == 0, "{}: width {} is not a multiple of {} heads", name, g.width,
-        g.heads);
-  return g.width / g.heads;
-}
-
 int64_t routing_heads_of(std::string_view name, const RoutingConfig& c, const Geometry& g) {
   const int64_t wanted = c.routing_heads.value_or((g.heads + 1) / 2);
   check(wanted <= g.heads, "{}: {} routing_heads of {} heads", name, wanted, g.heads);
@@ -175,8 +164,8 @@ void RoutingAttention::members(Members& m) {
 Tensor RoutingAttention::operator()(const Tensor& x, const AttentionContext& context) {
   const int64_t d = head_dim_, own_keys = c_.share_qk ? heads_ - routing_ : heads_;
   const TensorList parts = split(qkv(x), {heads_ * d, own_keys * d, heads_ * d}, -1);
-  Tensor q = to_heads(parts[0], heads_), k, v = to_heads(parts[2], heads_);
-  if (own_keys > 0) k = to_heads(parts[1], own_keys);
+  Tensor q = split_heads(parts[0], heads_), k, v = split_heads(parts[2], heads_);
+  if (own_keys > 0) k = split_heads(parts[1], own_keys);
   if (context.encoding != nullptr) {
     check(!context.encoding->score_bias(x.device()).table.defined(), "{}: {}", name_, kNoBias);
     q = context.encoding->rotate(q, context.positions);
@@ -194,7 +183,7 @@ Tensor RoutingAttention::operator()(const Tensor& x, const AttentionContext& con
   }
   Tensor y = mixed(routing, local, context);
   if (post) y = (*post)(y);
-  return out(reshape(transpose(y, 1, 2), {x.size(0), x.size(1), heads_ * d}));
+  return out(merge_heads(y));
 }
 
 Tensor RoutingAttention::mixed(const Heads& routing, const Heads& local_heads,

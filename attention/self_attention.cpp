@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "tessera/attention/engines/decode.h"
+#include "tessera/attention/heads.h"
 #include "tessera/attention/kv_cache.h"
 #include "tessera/autograd/ops/view.h"
 #include "tessera/autograd/tape.h"
@@ -13,13 +14,6 @@
 namespace tessera {
 namespace {
 
-int64_t head_dim_of(std::string_view name, const Geometry& g) {
-  if (g.head_dim > 0) return g.head_dim;
-  check(g.width % g.heads == 0, "{}: width {} is not a multiple of {} heads", name, g.width,
-        g.heads);
-  return g.width / g.heads;
-}
-
 int64_t kv_heads_of(std::string_view name, const ProjectionConfig& c, const Geometry& g) {
   const int64_t kv = c.kv_heads.value_or(g.heads);
   check(g.heads % kv == 0, "{}: {} heads are not a multiple of {} kv_heads", name, g.heads, kv);
@@ -27,11 +21,6 @@ int64_t kv_heads_of(std::string_view name, const ProjectionConfig& c, const Geom
 }
 
 std::atomic<int> weights_wanted{0};
-
-// (B, N, heads · D) as (B, heads, N, D), a view.
-Tensor split_heads(const Tensor& x, int64_t heads, int64_t head_dim) {
-  return transpose(reshape(x, {x.size(0), x.size(1), heads, head_dim}), 1, 2);
-}
 
 }  // namespace
 
@@ -95,9 +84,9 @@ AttentionResult SelfAttention::attend_each(const Tensor& q, const AttentionOptio
 Tensor SelfAttention::operator()(const Tensor& x, const AttentionContext& context) {
   const int64_t width = heads_ * head_dim_, kv_width = kv_heads_ * head_dim_;
   const TensorList parts = split(qkv(x), {width, kv_width, kv_width}, -1);
-  Tensor q = split_heads(parts[0], heads_, head_dim_);
-  Tensor k = split_heads(parts[1], kv_heads_, head_dim_);
-  Tensor v = split_heads(parts[2], kv_heads_, head_dim_);
+  Tensor q = split_heads(parts[0], heads_);
+  Tensor k = split_heads(parts[1], kv_heads_);
+  Tensor v = split_heads(parts[2], kv_heads_);
   AttentionOptions options{.causal = context.causal, .key_lengths = context.lengths};
   if (context.encoding != nullptr) {
     q = context.encoding->rotate(q, context.positions);
@@ -109,15 +98,17 @@ Tensor SelfAttention::operator()(const Tensor& x, const AttentionContext& contex
   probe("query", q);
   probe("key", k);
   if (WeightsScope::is_open() && context.cache == nullptr) [[unlikely]] {
-    const int64_t keys = k.size(2);
-    const Tensor one = eye(keys, {k.dtype(), k.device()});
-    const Tensor values =
-        kernels::contiguous(views::expand(one, {k.size(0), k.size(1), keys, keys}));
-    probe("weights", attend(q, k, values, options, context).output);
+    probe("weights", attend(q, k, WeightsScope::values(k), options, context).output);
   }
   probe("output", r.output);
   probe("logsumexp", r.logsumexp);
-  return out(reshape(transpose(r.output, 1, 2), {x.size(0), x.size(1), width}));
+  return out(merge_heads(r.output));
+}
+
+Tensor WeightsScope::values(const Tensor& k) {
+  const int64_t keys = k.size(2);
+  const Tensor one = eye(keys, {k.dtype(), k.device()});
+  return kernels::contiguous(views::expand(one, {k.size(0), k.size(1), keys, keys}));
 }
 
 bool WeightsScope::is_open() {

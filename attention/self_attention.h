@@ -65,7 +65,10 @@ class WeightsScope {
  public:
   WeightsScope();
   ~WeightsScope();
-  static bool is_open();  // for mechanisms that do not derive from SelfAttention
+  // For mechanisms that do not derive from SelfAttention: whether one lives, and the identity that
+  // they attend to in place of values, for keys (B, H, M, D).
+  static bool is_open();
+  static Tensor values(const Tensor& k);
   WeightsScope(const WeightsScope&) = delete;
   WeightsScope& operator=(const WeightsScope&) = delete;
 };

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "tessera/attention/heads.h"
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/autograd/ops/comparison.h"
 #include "tessera/autograd/ops/view.h"
@@ -15,10 +16,8 @@ TESSERA_REGISTER(Model, Transformer, "transformer", "decoder-only language model
                  "Radford et al. 2019; Touvron et al. 2023");
 
 int64_t head_dim_of(const Transformer::Config& c) {
-  if (c.head_dim) return *c.head_dim;
-  check(c.width % c.heads == 0, "transformer: width {} is not a multiple of {} heads", c.width,
-        c.heads);
-  return c.width / c.heads;
+  const Geometry g{.width = c.width, .heads = c.heads, .head_dim = c.head_dim.value_or(0)};
+  return tessera::head_dim_of("transformer", g);
 }
 
 BlockOptions block_options(const Transformer::Config& c, const DataInfo& input, int64_t layer) {
