@@ -33,6 +33,11 @@ SelfAttention::SelfAttention(std::string_view name, const ProjectionConfig& c, c
       kv_heads_(kv_heads_of(name, c, g)),
       head_dim_(head_dim_of(name, g)) {}
 
+SelfAttention::Heads SelfAttention::shaped(Heads heads, const Tensor&,
+                                           const AttentionContext&) const {
+  return heads;
+}
+
 AttentionResult SelfAttention::decode(const Tensor&, const KvCache&, const AttentionOptions&,
                                       const AttentionContext&) {
   return {};
@@ -84,9 +89,9 @@ AttentionResult SelfAttention::attend_each(const Tensor& q, const AttentionOptio
 Tensor SelfAttention::operator()(const Tensor& x, const AttentionContext& context) {
   const int64_t width = heads_ * head_dim_, kv_width = kv_heads_ * head_dim_;
   const TensorList parts = split(qkv(x), {width, kv_width, kv_width}, -1);
-  Tensor q = split_heads(parts[0], heads_);
-  Tensor k = split_heads(parts[1], kv_heads_);
-  Tensor v = split_heads(parts[2], kv_heads_);
+  auto [q, k, v] = shaped({split_heads(parts[0], heads_), split_heads(parts[1], kv_heads_),
+                           split_heads(parts[2], kv_heads_)},
+                          x, context);
   AttentionOptions options{.causal = context.causal, .key_lengths = context.lengths};
   if (context.encoding != nullptr) {
     q = context.encoding->rotate(q, context.positions);

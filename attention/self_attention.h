@@ -24,7 +24,7 @@ struct ProjectionConfig {
 // Multi-head self-attention around an engine: one matrix gives [q | k | v], each part split into
 // contiguous heads, key heads shared by groups of query heads (Ainslie et al. 2023); positions
 // rotate queries and keys; a cache puts the past in front of them; heads are merged and projected.
-// A mechanism says what its heads attend to, in `attend`.
+// A mechanism says what its heads attend to, in `attend`, and what they are, in `shaped`.
 class SelfAttention : public Attention {
  public:
   Linear qkv, out;
@@ -34,6 +34,12 @@ class SelfAttention : public Attention {
   TESSERA_MEMBERS(qkv, out)
 
  protected:
+  struct Heads {
+    Tensor q, k, v;  // (B, H, N, D), (B, Hk, N, D) twice
+  };
+  // What becomes of the projections of x before positions turn queries and keys and a cache takes
+  // keys and values: nothing, unless a mechanism changes them.
+  virtual Heads shaped(Heads heads, const Tensor& x, const AttentionContext& context) const;
   // q (B, H, N, D), k and v (B, Hk, M, D), rotated, the past included. `options` has what the
   // context asks for: causal, lengths, the bias of positions.
   virtual AttentionResult attend(const Tensor& q, const Tensor& k, const Tensor& v,
