@@ -27,8 +27,8 @@ TESSERA_REGISTER(Attention, SeqBoat, "seqboat",
 
 constexpr double kStd = 0.02;  // of gains and biases
 
-Tensor truncated(const Shape& shape) {
-  return init::truncated_normal(shape, kStd, 2 * kStd);
+Tensor truncated(const Shape& shape, double stddev) {
+  return init::truncated_normal(shape, stddev, 2 * stddev);
 }
 
 int64_t query_width_of(const SeqBoatConfig& c, int64_t width) {
@@ -126,12 +126,14 @@ struct SeqBoat::Past {
 
 SeqBoat::SeqBoat(const Config& c, const Geometry& g, bool bidirectional)
     : average(g.width, c.ema, bidirectional, c.truncation),
-      choice(Linear::truncated_normal(g.width, g.width + (c.always_act ? 0 : 2), true, g.init_std)),
+      choice(Linear::truncated_normal(g.width, g.width + (c.always_act ? 0 : 2), true,
+                                      c.init_std.value_or(g.init_std))),
       unit(Linear::truncated_normal(g.width, query_width_of(c, g.width) + 2 * hidden_of(c, g.width),
-                                    true, g.init_std)),
-      gain(parameter(truncated({2, query_width_of(c, g.width)}))),
+                                    true, c.init_std.value_or(g.init_std))),
+      gain(parameter(truncated({2, query_width_of(c, g.width)}, c.init_std.value_or(kStd)))),
       shift(parameter(zeros({2, query_width_of(c, g.width)}))),
-      out(Linear::truncated_normal(hidden_of(c, g.width), g.width, true, g.output_init_std)),
+      out(Linear::truncated_normal(hidden_of(c, g.width), g.width, true,
+                                   c.init_std.value_or(g.output_init_std))),
       drop(c.dropout),
       drop_hidden(c.hidden_dropout),
       query_width_(query_width_of(c, g.width)),
@@ -140,11 +142,11 @@ SeqBoat::SeqBoat(const Config& c, const Geometry& g, bool bidirectional)
       bidirectional_(bidirectional),
       softmax_(c.kernel == "softmax"),
       by_original_(c.bias == "original") {
-  if (c.bias == "packed") distance_bias = parameter(truncated({1, 2 * window_ + 1}));
+  if (c.bias == "packed") distance_bias = parameter(truncated({1, 2 * window_ + 1}, kStd));
   if (by_original_) {
     const int64_t positions = c.max_positions.value_or(g.context);
     check(positions > 0, "seqboat: bias \"original\" wants max_positions or a known context");
-    distance_bias = parameter(truncated({1, 2 * positions - 1}));
+    distance_bias = parameter(truncated({1, 2 * positions - 1}, kStd));
   }
   if (c.always_act) return;
   const double start = c.init_temperature * std::sqrt(static_cast<double>(g.width));

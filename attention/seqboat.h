@@ -36,6 +36,7 @@ struct SeqBoatConfig {
   std::string bias = "packed";
   std::optional<int64_t> max_positions;
   double init_temperature = 1;
+  std::optional<double> init_std;
   bool always_act = false;
   double hidden_dropout = 0;
 
@@ -59,6 +60,9 @@ struct SeqBoatConfig {
         .min(1)
         .max(1 << 24);
     f("init_temperature", init_temperature, "the temperature starts at this times √width").above(0);
+    f("init_std", init_std,
+      "deviation of the initial projections and gains; default: the model's, and 0.02 for gains")
+        .min(0);
     f("always_act", always_act, "every token attends, without a choice");
     f("hidden_dropout", hidden_dropout, "of values").min(0).below(1);
   }

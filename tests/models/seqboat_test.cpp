@@ -400,6 +400,23 @@ TEST_CASE("seqboat reports how many tokens act, its temperature and how far they
         doctest::Approx((36 * 2.5 + 1 + 1.5 + 2) / 39));
 }
 
+TEST_CASE("init_std scales seqboat's first projections and gains; by default the model does") {
+  const auto built = [](const std::string& extra) {
+    RandomScope scope(5);
+    return SeqBoat(from_json<SeqBoat::Config>(Json::parse(R"({"window": 3)" + extra + "}")),
+                   {.width = kWidth, .context = kTokens});
+  };
+  const SeqBoat usual = built(""), wide = built(R"(, "init_std": 0.2)");
+  const auto tenfold = [](const Tensor& small, const Tensor& large) {
+    CHECK(worst(small * 10, large) < 1e-6);
+  };
+  tenfold(usual.choice.weight, wide.choice.weight);
+  tenfold(usual.unit.weight, wide.unit.weight);
+  tenfold(usual.gain, wide.gain);
+  tenfold(usual.out.weight, wide.out.weight);
+  CHECK(worst(usual.distance_bias, wide.distance_bias) == 0);
+}
+
 TEST_CASE("seqboat refuses what cannot be: batch norm in a causal model, biased scores") {
   const DataInfo info{.vocabulary = 11, .context = 8};
   CHECK_THROWS_WITH_AS(build(R"({"type": "seqboat", "norm": "batch"})", info),
