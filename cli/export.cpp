@@ -60,7 +60,8 @@ int run(const Options& o) {
 void add(Command app) {
   auto o = std::make_shared<Options>();
   Command command = app.add_subcommand(
-      "export", "write a model as the transformers library loads it (GPT-2, Llama, ViT, DeiT)");
+      "export",
+      "write a model as the transformers library loads it (GPT-2, Llama, ViT, DeiT, ConViT)");
   command.add_option("run", o->run, "run folder").required();
   command.add_option("to", o->to, "the folder to write; must not exist").required();
   command.add_option("--step", o->step, "which checkpoint (default: the newest)");

@@ -108,8 +108,10 @@ def reload(folder, like):
 
 
 def store(model, folder, dtype, sharded):
+    """The model of the stored weights, read again: `to(dtype)` rounds what no file holds as well, such
+    as the frequencies of rotary positions, and `to(float32)` does not undo that."""
     model.to(dtype).save_pretrained(folder, max_shard_size="100KB" if sharded else "5GB")
-    return model.to(torch.float32)
+    return reload(folder, model)
 
 
 def compare(name, make, o, variant):

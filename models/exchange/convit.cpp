@@ -24,6 +24,8 @@ void read_settings(const Json& theirs, Json& ours) {
   const int64_t width = arguments.value("embed_dim", kHeadWidth) * heads;
   const auto depth = arguments.value("depth", int64_t{12});
   const auto local = std::min(arguments.value("local_up_to_layer", int64_t{10}), depth);
+  check(local > 0, "\"local_up_to_layer\" is {}; wants a layer before which there are local ones",
+        local);
   const bool bias = arguments.value("qkv_bias", false);
   Json& model = ours["model"];
   model["heads"] = heads;
@@ -34,8 +36,8 @@ void read_settings(const Json& theirs, Json& ours) {
       static_cast<int64_t>(arguments.value("mlp_ratio", 4.0) * static_cast<double>(width));
   model["class_token_layer"] = local;
   const Json dense = {{"type", "dense"}, {"qkv_bias", bias}};
-  model["attention"] = local > 0 ? Json{{"type", "gpsa"}, {"qkv_bias", bias}} : dense;
-  if (local > 0 && local < depth) {
+  model["attention"] = {{"type", "gpsa"}, {"qkv_bias", bias}};
+  if (local < depth) {
     Json last = Json::array();
     for (int64_t i = local; i < depth; ++i) last.push_back(i);
     model["layers"] = Json::array({{{"at", last}, {"attention", dense}}});
@@ -46,6 +48,34 @@ void read_settings(const Json& theirs, Json& ours) {
   data["channels"] = arguments.value("in_chans", size.at(0).get<int64_t>());
   data["height"] = data["width"] = arguments.value("img_size", size.at(1).get<int64_t>());
   data["classes"] = theirs.value("num_classes", 1000);
+}
+
+// A ratio whose product with the width is cut to this many hidden units.
+double ratio_of(int64_t hidden, int64_t width) {
+  const auto units = static_cast<double>(hidden), size = static_cast<double>(width);
+  const double ratio = units / size;
+  return static_cast<int64_t>(ratio * size) == hidden ? ratio : (units + 0.5) / size;
+}
+
+// Whatever differs from the smallest published size stands in "model_args".
+void write_settings(const Json& ours, Json& theirs) {
+  const Json &model = ours.at("model"), &data = ours.at("data");
+  const auto width = model.at("width").get<int64_t>(), heads = model.at("heads").get<int64_t>();
+  const auto hidden = model.at("feed_forward").value("hidden", int64_t{0});
+  const Json size = {data.at("channels"), data.at("height"), data.at("width")};
+  theirs = {{"architecture", "convit_tiny"},
+            {"num_classes", data.at("classes")},
+            {"model_args",
+             {{"img_size", data.at("height")},
+              {"in_chans", data.at("channels")},
+              {"patch_size", model.at("patch")},
+              {"embed_dim", width / heads},
+              {"num_heads", heads},
+              {"depth", model.at("depth")},
+              {"local_up_to_layer", model.at("class_token_layer")},
+              {"mlp_ratio", ratio_of(hidden, width)},
+              {"qkv_bias", model.at("attention").value("qkv_bias", false)}}},
+            {"pretrained_cfg", {{"input_size", size}, {"num_classes", data.at("classes")}}}};
 }
 
 std::vector<TensorRule> tensor_rules() {
@@ -71,7 +101,6 @@ std::vector<TensorRule> tensor_rules() {
   return rules;
 }
 
-// Without the name of a class there it is read only.
 const RegisterFamily row{Family{.name = "convit",
                                 .architecture = "",
                                 .tensors = {.prefix = "", .rules = tensor_rules()},
@@ -84,7 +113,8 @@ const RegisterFamily row{Family{.name = "convit",
                                          {"data", Json::object()}},
                                 .fixed = Json::object(),
                                 .settings = {},
-                                .read = read_settings}};
+                                .read = read_settings,
+                                .write = write_settings}};
 
 }  // namespace
 }  // namespace tessera

@@ -72,8 +72,17 @@ Json resolved(const ModelSpec& spec) {
   };
   const int64_t width = m.at("width").get<int64_t>(), heads = m.at("heads").get<int64_t>();
   fill_in(m, "head_dim", width / heads);
-  fill_in(m["attention"], "kv_heads", heads);
-  fill_in(m["attention"], "bias", bias);
+  const auto complete = [&](Json& attention) {
+    fill_in(attention, "kv_heads", heads);
+    fill_in(attention, "bias", bias);
+    fill_in(attention, "qkv_bias", attention.value("bias", bias));
+    for (const char* key : {"locality_strength", "local_init", "gate_init"}) attention.erase(key);
+  };
+  complete(m["attention"]);
+  for (Json& layer : m["layers"]) {
+    for (Json& at : layer["at"]) at = at.get<int64_t>() + (at < 0 ? m["depth"].get<int64_t>() : 0);
+    if (Json& attention = layer["attention"]; attention.is_object()) complete(attention);
+  }
   if (Json& f = m["feed_forward"]; f.contains("hidden")) {
     const double hidden = f.at("ratio").get<double>() * static_cast<double>(width);
     const bool glu = f.at("type") == "glu";
@@ -112,8 +121,8 @@ Json config_of(const Family& family, const ModelSpec& spec) {
     theirs[rule.theirs] = to_their_value(rule, value_at(ours, rule.ours));
   }
   theirs.update(family.fixed);
-  if (family.write != nullptr) family.write(ours, theirs);
   theirs["torch_dtype"] = "float32";
+  if (family.write != nullptr) family.write(ours, theirs);
   return theirs;
 }
 
@@ -190,7 +199,7 @@ std::pair<const Family*, Json> write_spec(const ModelSpec& spec) {
   std::string reasons;
   const std::string type = to_json(spec).at("model").at("type").get<std::string>();
   for (const Family& family : families()) {
-    if (family.base.at("model").at("type") != type || family.architecture.empty()) continue;
+    if (family.base.at("model").at("type") != type) continue;
     Json config = config_of(family, spec);
     const std::string reason = obstacle(family, spec, config);
     if (reason.empty()) return {&family, std::move(config)};

@@ -40,7 +40,7 @@ struct SettingRule {
 
 struct Family {
   std::string name;          // "model_type" of config.json
-  std::string architecture;  // "architectures" of what is written; empty: it is only read
+  std::string architecture;  // "architectures" of what is written; empty: `write` names it
   TensorMap tensors;
   Json base;   // a ModelSpec before the settings
   Json fixed;  // keys of config.json with the only values that can be run; absent ones are fine

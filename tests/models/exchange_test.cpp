@@ -332,6 +332,38 @@ TEST_CASE("a ConViT of timm gives the logits that it has there") {
               1e-4);
 }
 
+TEST_CASE("a ConViT is written in the names and shapes of timm, and read again as it was") {
+  for (const auto& [layers, hidden] : std::vector<std::pair<const char*, int>>{
+           {R"([{"at": [3], "attention": "dense"}])", 48},
+           {R"([{"at": [-1], "attention": {"type": "dense", "qkv_bias": true}}])", 31}}) {
+    const Json json = {{"model",
+                        {{"type", "vit"},
+                         {"patch", 4},
+                         {"width", 24},
+                         {"depth", 4},
+                         {"heads", 4},
+                         {"attention", {{"type", "gpsa"}, {"qkv_bias", true}}},
+                         {"feed_forward", {{"type", "mlp"}, {"hidden", hidden}}},
+                         {"class_token_layer", 3},
+                         {"layers", Json::parse(layers)}}},
+                       {"data", {{"channels", 3}, {"height", 16}, {"width", 16}, {"classes", 5}}}};
+    const ModelSpec spec = from_json<ModelSpec>(json);
+    const auto model = random_model(spec);
+    TemporaryFolder folder;
+    write_hugging_face(folder / "out", spec, model->state(), {});
+    const Json config = read_json(folder / "out/config.json");
+    CHECK(config.at("architecture") == "convit_tiny");
+    CHECK(config.at("model_args").at("local_up_to_layer") == 3);
+    const auto file = SafetensorsFile::open(folder / "out/model.safetensors");
+    for (const auto& [name, shape] : convit_shapes()) {
+      CAPTURE(name);
+      if (name.find("mlp") == std::string::npos) CHECK(file.get(name).shape() == shape);
+    }
+    const ForeignModel foreign = read_hugging_face(folder / "out");
+    check_equal(outputs(*model_of(foreign), spec.data), outputs(*model, spec.data), 0);
+  }
+}
+
 TEST_CASE("a model that is written and read again has the same weights bit for bit") {
   for (const char* text : {kGpt2, kLlama, kVit, kDeit}) {
     const ModelSpec spec = spec_from(text);
