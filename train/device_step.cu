@@ -7,6 +7,7 @@
 #include "tessera/autograd/profile.h"
 #include "tessera/core/create.h"
 #include "tessera/core/cuda/capture.h"
+#include "tessera/core/cuda/pinned.h"
 #include "tessera/core/cuda/runtime.h"
 #include "tessera/core/cuda/upload.h"
 #include "tessera/core/kernels/copy.h"
@@ -25,18 +26,10 @@ __global__ void add_loss_kernel(StepState* state, const T* loss, bool first) {
 }
 
 // What passes between host and device in one step, both ways.
-struct Slot {
-  explicit Slot() : memory(2 * sizeof(StepState)) {
-    cuda::check_status(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "train");
-  }
-  ~Slot() { cudaEventDestroy(done); }
-  Slot(const Slot&) = delete;
-  Slot& operator=(const Slot&) = delete;
-  StepState* to_device() const { return static_cast<StepState*>(memory.data()); }
+struct Slot : cuda::PinnedSlot {
+  Slot() : PinnedSlot(2 * sizeof(StepState)) {}
+  StepState* to_device() const { return static_cast<StepState*>(data()); }
   StepState* from_device() const { return to_device() + 1; }
-
-  cuda::PinnedMemory memory;
-  cudaEvent_t done = nullptr;
 };
 
 class CudaStep final : public DeviceStep {
@@ -69,7 +62,7 @@ class CudaStep final : public DeviceStep {
       work(inputs, step);
     }
     copy(slot.from_device(), state_.raw_data(), cudaMemcpyDeviceToHost);
-    cuda::check_status(cudaEventRecord(slot.done, cuda::stream(o_.device)), "train");
+    slot.used_until_now(cuda::stream(o_.device));
     waiting_.push_back({step, 0, 0, factor});
     ++count_;
   }
@@ -164,7 +157,7 @@ class CudaStep final : public DeviceStep {
 
   void collect_oldest() {
     const size_t at = (static_cast<size_t>(count_) - waiting_.size()) % kInFlight;
-    cuda::check_status(cudaEventSynchronize(slots_[at]->done), "train");
+    slots_[at]->wait();
     Result r = waiting_.front();
     waiting_.pop_front();
     r.loss = slots_[at]->from_device()->loss;

@@ -147,7 +147,7 @@ ParameterTable::ParameterTable(const std::vector<Parameter>& parameters,
   }
   t.own = empty({static_cast<int64_t>(t.bytes())}, {DType::u8, t.device});
   t.sums = empty({std::max<int64_t>(1, t.pieces.count)}, {DType::f64, t.device});
-  for (auto& slot : t.ring) slot = std::make_unique<PinnedSlot>(t.bytes());
+  for (auto& slot : t.ring) slot = std::make_unique<cuda::PinnedSlot>(t.bytes());
 }
 
 // Whatever still reads the pinned memory must be over.
@@ -179,12 +179,12 @@ void ParameterTable::refresh(const std::vector<Parameter>& parameters) {
   }
   t.current = t.own;
   if (now == t.sent) return;
-  PinnedSlot& slot = *t.ring[t.next];
+  cuda::PinnedSlot& slot = *t.ring[t.next];
   t.next = (t.next + 1) % t.ring.size();
-  cuda::check_status(cudaEventSynchronize(slot.sent), "optimizer");
-  std::memcpy(slot.memory.data(), now.data(), t.bytes());
-  send(t.own, slot.memory);
-  cuda::check_status(cudaEventRecord(slot.sent, cuda::stream(t.device)), "optimizer");
+  slot.wait();
+  std::memcpy(slot.data(), now.data(), t.bytes());
+  send(t.own, slot.memory());
+  slot.used_until_now(cuda::stream(t.device));
   t.sent = std::move(now);
 }
 

@@ -3,7 +3,7 @@
 
 #include <array>
 
-#include "tessera/core/cuda/upload.h"
+#include "tessera/core/cuda/pinned.h"
 #include "tessera/train/optimizer_cuda.h"
 #include "tessera/train/pieces.h"
 
@@ -46,17 +46,6 @@ inline __device__ void store_value(const ParameterTable::Entry& e, int64_t i, fl
   }
 }
 
-struct PinnedSlot {
-  explicit PinnedSlot(size_t bytes) : memory(bytes) {
-    cuda::check_status(cudaEventCreateWithFlags(&sent, cudaEventDisableTiming), "optimizer");
-  }
-  ~PinnedSlot() { cudaEventDestroy(sent); }
-  PinnedSlot(const PinnedSlot&) = delete;
-  PinnedSlot& operator=(const PinnedSlot&) = delete;
-  cuda::PinnedMemory memory;
-  cudaEvent_t sent = nullptr;
-};
-
 struct ParameterTable::Impl {
   Device device;
   cuda::Pieces pieces;
@@ -65,7 +54,7 @@ struct ParameterTable::Impl {
   Tensor own;                  // entries on the device for steps that are not recorded
   Tensor current;
   Tensor sums;  // one f64 per piece
-  std::array<std::unique_ptr<PinnedSlot>, 4> ring;
+  std::array<std::unique_ptr<cuda::PinnedSlot>, 4> ring;
   size_t next = 0;
   std::vector<std::unique_ptr<cuda::PinnedMemory>> recorded;  // graphs read them at each replay
   TensorList kept;                                            // gradients that had to be copied

@@ -4,30 +4,16 @@
 
 #include "tessera/core/create.h"
 #include "tessera/core/cuda/download.h"
+#include "tessera/core/cuda/pinned.h"
 #include "tessera/core/cuda/runtime.h"
-#include "tessera/core/cuda/upload.h"
 #include "tessera/core/kernels/copy.h"
 
 namespace tessera {
 namespace {
 
-// Pinned memory for one tensor, and when it has arrived.
-struct Slot {
-  explicit Slot(size_t bytes) : memory(bytes), size(bytes) {
-    cuda::check_status(cudaEventCreateWithFlags(&arrived, cudaEventDisableTiming), "download");
-  }
-  ~Slot() { cudaEventDestroy(arrived); }
-  Slot(const Slot&) = delete;
-  Slot& operator=(const Slot&) = delete;
-
-  cuda::PinnedMemory memory;
-  size_t size;
-  cudaEvent_t arrived = nullptr;
-};
-
 struct Asked {
   Tensor x;  // keeps its memory until it was copied
-  std::unique_ptr<Slot> slot;
+  std::unique_ptr<cuda::PinnedSlot> slot;
 };
 
 }  // namespace
@@ -35,7 +21,7 @@ struct Asked {
 struct Downloader::State {
   Device device;
   std::deque<Asked> asked;
-  std::vector<std::unique_ptr<Slot>> free;
+  std::vector<std::unique_ptr<cuda::PinnedSlot>> free;
 };
 
 Downloader::Downloader(Device device) : state_(std::make_unique<State>()) {
@@ -55,19 +41,19 @@ void Downloader::ask(const Tensor& x) {
     return;
   }
   const auto bytes = static_cast<size_t>(x.numel() * size_of(x.dtype()));
-  std::unique_ptr<Slot> slot;
-  if (!s.free.empty() && s.free.back()->size >= bytes) {
+  std::unique_ptr<cuda::PinnedSlot> slot;
+  if (!s.free.empty() && s.free.back()->size() >= bytes) {
     slot = std::move(s.free.back());
     s.free.pop_back();
   } else {
-    slot = std::make_unique<Slot>(std::max<size_t>(bytes, 1));
+    slot = std::make_unique<cuda::PinnedSlot>(std::max<size_t>(bytes, 1));
   }
   cuda::use(s.device);
   const cudaStream_t stream = cuda::stream(s.device);
   cuda::check_status(
-      cudaMemcpyAsync(slot->memory.data(), x.raw_data(), bytes, cudaMemcpyDeviceToHost, stream),
+      cudaMemcpyAsync(slot->data(), x.raw_data(), bytes, cudaMemcpyDeviceToHost, stream),
       "download");
-  cuda::check_status(cudaEventRecord(slot->arrived, stream), "download");
+  slot->used_until_now(stream);
   s.asked.push_back({x, std::move(slot)});
 }
 
@@ -77,9 +63,9 @@ Tensor Downloader::take() {
   Asked first = std::move(s.asked.front());
   s.asked.pop_front();
   if (first.slot == nullptr) return first.x;
-  cuda::check_status(cudaEventSynchronize(first.slot->arrived), "download");
+  first.slot->wait();
   const Tensor values = empty(first.x.shape(), {first.x.dtype(), {}});
-  std::memcpy(values.raw_data(), first.slot->memory.data(),
+  std::memcpy(values.raw_data(), first.slot->data(),
               static_cast<size_t>(values.numel() * size_of(values.dtype())));
   s.free.push_back(std::move(first.slot));
   return values;

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "tessera/core/create.h"
+#include "tessera/core/cuda/pinned.h"
 #include "tessera/core/cuda/runtime.h"
 #include "tessera/core/kernels/copy.h"
 
@@ -38,20 +39,6 @@ struct Channel {
 };
 
 }  // namespace
-
-PinnedMemory::PinnedMemory(size_t bytes) {
-  // A recording forbids such calls unless its thread says otherwise.
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-  cudaThreadExchangeStreamCaptureMode(&mode);
-  const cudaError_t status =
-      cudaHostAlloc(&data_, std::max<size_t>(bytes, 1), cudaHostAllocPortable);
-  cudaThreadExchangeStreamCaptureMode(&mode);
-  check_status(status, "pinned memory");
-}
-
-PinnedMemory::~PinnedMemory() {
-  cudaFreeHost(data_);
-}
 
 struct Uploader::State {
   Device device;

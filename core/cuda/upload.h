@@ -16,19 +16,6 @@
 
 namespace tessera::cuda {
 
-// Host memory that the device reads and writes directly.
-class PinnedMemory {
- public:
-  explicit PinnedMemory(size_t bytes);
-  ~PinnedMemory();
-  PinnedMemory(const PinnedMemory&) = delete;
-  PinnedMemory& operator=(const PinnedMemory&) = delete;
-  void* data() const { return data_; }
-
- private:
-  void* data_ = nullptr;
-};
-
 class Uploader {
  public:
   explicit Uploader(Device device);
