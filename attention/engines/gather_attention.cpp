@@ -2,6 +2,7 @@
 
 #include "tessera/attention/engines/gather_cuda.h"
 #include "tessera/attention/engines/gather_slots.h"
+#include "tessera/attention/engines/neighborhood.h"
 #include "tessera/attention/engines/scores.h"
 #include "tessera/attention/engines/tiles.h"
 #include "tessera/autograd/op.h"
@@ -250,6 +251,14 @@ std::vector<OpSample> list_samples() {
       sample("bias", {2, 2, 3, 3}, {2, 2, 4, 3}, ids({2, 2, 3, 5}, -1, 4),
              [](List x) { return AttentionOptions{.causal = true, .score = bias(x[0])}; },
              {samples::normal({1, 2, 3, 4}, 3)}),
+      sample(
+          "three tables", {1, 2, 12, 3}, {1, 2, 12, 3}, ids({1, 2, 12, 5}, -1, 12),
+          [](List x) {
+            const WindowRule grid = neighborhood_windows({.shape = {2, 2, 3}, .window = {2, 2, 3}});
+            return AttentionOptions{.score = contextual_bias(x, grid)};
+          },
+          {samples::normal({1, 2, 12, 3}, 3), samples::normal({1, 1, 12, 3}, 4),
+           samples::normal({1, 2, 12, 5}, 5)}),
   };
 }
 

@@ -52,8 +52,8 @@ template <class F, class T>
 __global__ void pair_forward_kernel(const __grid_constant__ PairScores p, const F f,
                                     int64_t count) {
   using Features = detail::ScoreFeatures<F, T>;
-  const T* const tables[kMaxTables] = {static_cast<const T*>(p.tables[0]),
-                                       static_cast<const T*>(p.tables[1])};
+  const T* tables[kMaxTables];
+  for (int n = 0; n < kMaxTables; ++n) tables[n] = static_cast<const T*>(p.tables[n]);
   int entries = 0;
   for (int64_t i = cuda::thread_index(); i < count; i += cuda::thread_count()) {
     ScorePlace at;
@@ -77,8 +77,8 @@ __global__ void pair_backward_kernel(const __grid_constant__ PairScores p, const
                                      int64_t count) {
   using Features = detail::ScoreFeatures<F, T>;
   constexpr auto index = std::make_index_sequence<Features::kCount>{};
-  const T* const tables[kMaxTables] = {static_cast<const T*>(p.tables[0]),
-                                       static_cast<const T*>(p.tables[1])};
+  const T* tables[kMaxTables];
+  for (int n = 0; n < kMaxTables; ++n) tables[n] = static_cast<const T*>(p.tables[n]);
   T* gradients = static_cast<T*>(p.gradients);
   for (int64_t i = cuda::thread_index(); i < count; i += cuda::thread_count()) {
     ScorePlace at;

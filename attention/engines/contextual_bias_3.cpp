@@ -1,0 +1,10 @@
+#include "tessera/attention/engines/contextual_bias.h"
+#include "tessera/attention/engines/make_score.h"
+
+namespace tessera {
+
+Score contextual_bias_3(const TensorList& tables, const WindowRule& windows) {
+  return make_score(contextual_functor<3>(tables, windows), tables);
+}
+
+}  // namespace tessera
