@@ -53,6 +53,12 @@ __device__ inline void fence_barrier_init() {
 __device__ inline void barrier_arrive(unsigned barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+// One arrival of a warp, behind the plain loads of all its lanes: of these, unlike of products, no
+// other warp's thread can tell.
+__device__ inline void barrier_arrive_warp(unsigned barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
+}
 // Arrives, and the phase also waits for `bytes` of copies.
 __device__ inline void barrier_expect(unsigned barrier, unsigned bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)

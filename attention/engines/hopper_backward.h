@@ -15,6 +15,7 @@ namespace tessera::dense::hopper_backward {
 
 constexpr int kOwn = 128;  // rows that a block owns
 constexpr int kThreads = 3 * cuda::kWarpgroup;
+constexpr int kEmptying = 2 * cuda::kWarpgroup / 32;  // warps that read a stage
 
 // kOthers rows of the other side at a time, kStages of them under way.
 template <int kWidthOf, int kOthersOf, int kStagesOf>
@@ -87,7 +88,7 @@ struct Memory {
     for (int which = 0; which < 2; ++which) {
       for (int stage = 0; stage < C::kStages; ++stage) {
         cuda::barrier_init(full(which, stage), 1);
-        cuda::barrier_init(empty(which, stage), 2);
+        cuda::barrier_init(empty(which, stage), kEmptying);
       }
     }
     cuda::fence_barrier_init();
@@ -265,7 +266,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint64_t tiles_q = cuda::descriptor(m.tile(0, 0), C::kOthers * 128);
   const uint64_t tiles_o = tiles_q + (C::kStages * C::kOtherBytes >> 4);
   constexpr unsigned kNext = C::kOtherBytes >> 4;
-  const bool signals = threadIdx.x % cuda::kWarpgroup == 0;
   const int own_begin = begin + group * 64;
   // Queries that see all of the warpgroup's keys.
   const IndexRange all{a.source.queries_of(s, own_begin + 63).begin,
@@ -325,7 +325,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     cuda::products_wait<0>();
     pin(weights);
     cuda::pin(grad_v);
-    if (signals) cuda::barrier_arrive(m.empty(1, stage));
+    cuda::barrier_arrive_warp(m.empty(1, stage));
     pack_weights<T>(weights, ds);
     pin(weights);
     cuda::pin(grad_k);
@@ -350,7 +350,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       products<T, C::kWidth>(ds, own_v, tiles_o + ring.stage * kNext);
       cuda::products_wait<2>();
       pin(weights);
-      if (signals) cuda::barrier_arrive(m.empty(0, last));
+      cuda::barrier_arrive_warp(m.empty(0, last));
       weigh();
     }
     cuda::products_begin();
@@ -362,7 +362,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const unsigned own_rows = m.own + group * 8192;
   write_rows<T>(a.first, grad_k, a.scale, own_rows, 1 + group, own_begin, kh, b);
   write_rows<T>(a.second, grad_v, 1, own_rows + C::kOwnBytes, 1 + group, own_begin, kh, b);
-  if (signals) cuda::wait_stores_read<0>();
+  if (threadIdx.x % cuda::kWarpgroup == 0) cuda::wait_stores_read<0>();
 }
 
 template <class C, class Source>
@@ -418,7 +418,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint64_t tiles_k = cuda::descriptor(m.tile(0, 0), C::kOthers * 128);
   const uint64_t tiles_v = tiles_k + (C::kStages * C::kOtherBytes >> 4);
   constexpr unsigned kNext = C::kOtherBytes >> 4;
-  const bool signals = threadIdx.x % cuda::kWarpgroup == 0;
   const int own_begin = begin + group * 64;
   const IndexRange all{a.source.keys_of(s, own_begin + 63).begin,
                        a.source.keys_of(s, own_begin).end};
@@ -451,7 +450,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   };
   auto finish = [&] {  // nothing is under way
     cuda::pin(ds);
-    if (signals) cuda::barrier_arrive(m.empty(1, ring.stage));
+    cuda::barrier_arrive_warp(m.empty(1, ring.stage));
 #pragma unroll
     for (int at = 0; at < kCount; ++at) ds[at] = p[at] * (ds[at] - delta[at / 2 % 2]);
     pack_weights<T>(weights, ds);
@@ -486,7 +485,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       cuda::products_wait<0>();
       pin(weights);
       cuda::pin(sum);
-      if (signals) cuda::barrier_arrive(m.empty(0, last));
+      cuda::barrier_arrive_warp(m.empty(0, last));
       finish();
     }
     cuda::products_begin();
@@ -495,7 +494,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     cuda::pin(sum);
   }
   write_rows<T>(a.first, sum, a.scale, m.own + group * 8192, 1 + group, own_begin, h, b);
-  if (signals) cuda::wait_stores_read<0>();
+  if (threadIdx.x % cuda::kWarpgroup == 0) cuda::wait_stores_read<0>();
 }
 
 #else
