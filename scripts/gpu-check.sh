@@ -5,7 +5,8 @@
 # usage: gpu-check.sh [--build DIR] [--deps PREFIX] [--sanitize] [--only PART,…]
 #   --build DIR    takes the programs of DIR as they are; without it builds into build/gpu
 #   --deps PREFIX  where local-deps.sh unpacked the libraries
-#   --sanitize     also the tests under compute-sanitizer: memcheck, racecheck, initcheck (long)
+#   --sanitize     also the tests under compute-sanitizer: memcheck, racecheck, initcheck (hours;
+#                  TESSERA_TEST_PART=k/n takes every n-th of their cases)
 #   --only PARTS   of tests, kernels, engines, steps, peers (of the steps and of the engines)
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -17,7 +18,7 @@ while [[ $# -gt 0 ]]; do
     --deps) deps=$(cd "$2" && pwd); shift 2 ;;
     --sanitize) sanitize=1; shift ;;
     --only) parts=$2; shift 2 ;;
-    *) sed -n '2,9s/^# //p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,10s/^# //p' "$0" >&2; exit 2 ;;
   esac
 done
 cd "$source"

@@ -141,7 +141,7 @@ inline void check_module_on_gpu(Failures& failures, const std::string& subject,
                                 const MakeModule& make, const ModuleFunction& run,
                                 const TensorList& inputs, DType dtype) {
   Results got, again;
-  const bool ran = attempt(failures, subject, "module", [&] {
+  const bool ran = attempt_case(failures, subject, "module", [&] {
     got = evaluate_module(make, run, inputs, dtype, dtype, kGpu);
     again = evaluate_module(make, run, inputs, dtype, dtype, kGpu);
     if (is_half(dtype)) {

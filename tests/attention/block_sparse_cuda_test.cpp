@@ -109,7 +109,7 @@ void check_case(Failures& failures, const Case& c, DType dtype) {
     return evaluate(function_of(c, composed), inputs_for(inputs, dtype, dtype, kGpu, true), dtype);
   };
   Results want, got, again, composed;
-  const bool ran = attempt(failures, subject, label, [&] {
+  const bool ran = attempt_case(failures, subject, label, [&] {
     want = evaluate(function_of(c, false), inputs_for(inputs, dtype, DType::f64, {}, true), dtype);
     got = on_gpu(false);
     again = on_gpu(false);

@@ -114,7 +114,7 @@ void check_function(Failures& failures, const std::string& label, DType dtype,
     return evaluate(function(engine), inputs_for(inputs, dtype, dtype, kGpu, true), dtype);
   };
   Results want, got, again, composed;
-  const bool ran = attempt(failures, subject, label, [&] {
+  const bool ran = attempt_case(failures, subject, label, [&] {
     want =
         evaluate(function(dense_attention), inputs_for(inputs, dtype, DType::f64, {}, true), dtype);
     got = on_gpu(dense_attention);

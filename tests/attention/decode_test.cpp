@@ -393,7 +393,7 @@ TEST_SUITE("cuda") {
         const Inputs in = inputs_of(c);
         const std::string subject = fmt::format("{}", dtype), label = label_of(c);
         Results want, got, again, composed;
-        const bool ran = attempt(failures, subject, label, [&] {
+        const bool ran = attempt_case(failures, subject, label, [&] {
           want = run(in, decode_attention, dtype, dtype, true, {});
           got = run(in, decode_attention, dtype, dtype, false, kGpu);
           again = run(in, decode_attention, dtype, dtype, false, kGpu);

@@ -121,7 +121,7 @@ TEST_SUITE("cuda") {
                           dtype);
         };
         Results want, got, again, composed;
-        const bool ran = attempt(failures, subject, label, [&] {
+        const bool ran = attempt_case(failures, subject, label, [&] {
           want = evaluate(function_of(c, false), inputs_for(inputs, dtype, DType::f64, {}, true),
                           dtype);
           got = on_gpu(false);

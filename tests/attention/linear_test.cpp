@@ -336,7 +336,7 @@ void check_case(Failures& failures, const Case& c, DType dtype) {
   const std::string subject = fmt::format("{}", dtype), label = label_of(c);
   auto on_gpu = [&](Engine engine) { return run(c, engine, dtype, kGpu); };
   Results want, got, again, composed;
-  const bool ran = attempt(failures, subject, label, [&] {
+  const bool ran = attempt_case(failures, subject, label, [&] {
     want = evaluate(function_of(c.options, linear_attention),
                     inputs_for(inputs_of(c), dtype, DType::f64, {}, true), dtype);
     got = on_gpu(linear_attention);

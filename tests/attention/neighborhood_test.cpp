@@ -541,7 +541,7 @@ void check_case(Failures& failures, const Case& c, DType dtype) {
     return evaluate(function_of(c, engine), in, dtype);
   };
   Results want, got, again, composed;
-  const bool ran = attempt(failures, subject, c.label, [&] {
+  const bool ran = attempt_case(failures, subject, c.label, [&] {
     want = on(neighborhood_attention, DType::f64, {});
     got = on(neighborhood_attention, dtype, kGpu);
     again = on(neighborhood_attention, dtype, kGpu);

@@ -52,7 +52,7 @@ void check_case(Failures& failures, const Case& c) {
   const std::string subject = c.subject();
   const std::string& label = c.sample.label;
   Results want, got, again, plain;
-  const bool ran = attempt(failures, subject, label, [&] {
+  const bool ran = attempt_case(failures, subject, label, [&] {
     want = c.on_cpu();
     got = c.on_gpu(c.sample.run);
   });

@@ -42,7 +42,7 @@ void check_cases(const std::string& subject, const std::vector<Case>& cases,
       const auto on_gpu = [&] {
         return evaluate(c.run, inputs_for(c.inputs, dtype, dtype, kGpu, true), dtype);
       };
-      const bool ran = attempt(failures, subject, c.label, [&] {
+      const bool ran = attempt_case(failures, subject, c.label, [&] {
         want = evaluate(c.run, inputs_for(c.inputs, dtype, DType::f64, {}, true), dtype);
         got = on_gpu();
         again = on_gpu();
