@@ -9,7 +9,9 @@ tessera=build/release/tessera
 
 heading "Set up and build"
 scripts/setup.sh
-cmake --preset release
+first=()
+[[ -f build/release/CMakeCache.txt ]] || first=(-DTESSERA_PRECOMPILE=ON) # nothing to keep yet
+cmake --preset release "${first[@]}"
 cmake --build --preset release --target tessera_program
 rm -rf runs/quickstart_text runs/quickstart_image runs/quickstart_images
 
