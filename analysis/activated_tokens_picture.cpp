@@ -31,6 +31,7 @@ class ActivatedTokens final : public Picture {
     const Tensor tokens = input.tokens(c_.tokens);
     const std::vector<std::string> texts = input.token_texts(tokens);
     std::vector<Captioned> panels;
+    std::vector<std::string> layers;
     Series rates{.name = "activation rate", .x = {}, .y = {}, .points = true};
     for (const auto& [path, active] : observe(input.model(), tokens, {"active"})) {
       const auto flags = active.to(DType::i64).to_vector<int64_t>();
@@ -39,6 +40,7 @@ class ActivatedTokens final : public Picture {
                           static_cast<double>(flags.size());
       panels.push_back({strip(texts, flags, layer),
                         fmt::format("layer {}: {:.1f} % of the tokens act", layer, 100 * rate)});
+      layers.push_back(std::to_string(layer));
       rates.x.push_back(static_cast<double>(layer));
       rates.y.push_back(rate);
     }
@@ -48,7 +50,8 @@ class ActivatedTokens final : public Picture {
                                                     .y_label = "share of tokens that attend",
                                                     .series = {rates},
                                                     .low = 0,
-                                                    .high = 1})}};
+                                                    .high = 1,
+                                                    .x_names = layers})}};
   }
 
  private:

@@ -71,6 +71,14 @@ Tensor matrix_of(const Load& load) {
   return out;
 }
 
+double largest(const Load& load) {
+  double most = 0;
+  for (const auto& loads : load.evaluations) {
+    for (const double share : loads) most = std::max(most, share);
+  }
+  return most;
+}
+
 class ExpertLoad final : public Picture {
  public:
   struct Config {
@@ -82,8 +90,11 @@ class ExpertLoad final : public Picture {
   bool offered(PictureInput& input) const override { return !loads_of(input.metrics()).empty(); }
 
   std::vector<NamedCanvas> draw(PictureInput& input) const override {
+    const auto layers = loads_of(input.metrics());
+    double most = 0;
+    for (const auto& [layer, load] : layers) most = std::max(most, largest(load));
     std::vector<Captioned> panels;
-    for (const auto& [layer, load] : loads_of(input.metrics())) {
+    for (const auto& [layer, load] : layers) {
       const Tensor values = matrix_of(load);
       const int64_t cell =
           std::clamp<int64_t>(320 / std::max(values.size(0), values.size(1)), 4, 24);
@@ -93,6 +104,7 @@ class ExpertLoad final : public Picture {
                                               .y_label = "expert",
                                               .column_names = load.steps,
                                               .low = 0,
+                                              .high = most,
                                               .cell = cell})});
     }
     return {{"expert_load", draw_grid(panels, 4, "Share of tokens per expert")}};

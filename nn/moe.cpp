@@ -45,7 +45,7 @@ Tensor Moe::operator()(const Tensor& x, const LayerContext& context) {
   const Tensor rows = flatten(x, 0, -2);
   const bool ids = context.tokens.defined() && context.tokens.numel() == rows.size(0);
   const GateResult g = (*gate)(rows, context, ids ? flatten(context.tokens) : Tensor());
-  probe("weights", g.weights);
+  probe("gate_weights", g.weights);
   const bool watched = context.watched() && !training();
   if (watched) add_gate_figures(g.weights.detach(), c_.k, context);
   add_losses(g, context);

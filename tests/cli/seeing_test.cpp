@@ -88,6 +88,19 @@ TEST_SUITE("cli") {
     CHECK(fs::file_size(f / "page.html") > 10000);
   }
 
+  TEST_CASE("a mixture of experts is drawn: attention beside the load of experts") {
+    const Folder f;
+    const std::string experts = R"("dense", "feed_forward": {"type": "moe", "experts": 4})";
+    const std::string config = f.config("moe", experts, 16), folder = f / "run";
+    REQUIRE(run("train --quiet " + config + " --run " + folder).code == 0);
+    const Output drawn = run("draw " + folder + " --out " + (f / "out"));
+    CAPTURE(drawn.text);
+    CHECK(drawn.code == 0);
+    for (const char* name : {"attention_maps", "expert_load", "curves"}) {
+      CHECK(load_image(f / ("out/" + std::string(name) + ".png")).size(0) == 3);
+    }
+  }
+
   TEST_CASE("compare trains configs on one budget and tells them apart") {
     const Folder f;
     const std::string a = f.config("dense", R"("dense")", 16);
