@@ -7,7 +7,8 @@ GPT2LMHeadModel with random weights, 12 layers, 12 heads, 768, vocabulary 50257;
 tokens; `generate` with its growing cache (eager), and with a static cache, whose steps it compiles
 (torch.compile, reduce-overhead). Greedy, and drawn from the 50 most probable. Time is the median of
 some calls of `generate` as a whole after two that are not counted; the prompt's time is that of a
-call for one token, a step's the rest divided by the tokens that follow.
+call for one token, a step's the rest divided by the tokens that follow. The seconds of the first call
+stand beside: a batch size is compiled in the first call of its first row.
 """
 
 import argparse
@@ -54,14 +55,14 @@ def measure(model, batch, choice, options):
         return time.perf_counter() - started
 
     def median(tokens):
-        for _ in range(2):
-            seconds(tokens)
-        return statistics.median(seconds(tokens) for _ in range(options.repeats))
+        warm = [seconds(tokens) for _ in range(2)]
+        return warm[0], statistics.median(seconds(tokens) for _ in range(options.repeats))
 
-    whole, first = median(options.tokens), median(1)
-    return dict(batch=batch, choice=choice, prefill_ms=1e3 * first,
-                step_ms=1e3 * (whole - first) / (options.tokens - 1),
-                tokens_per_second=batch * options.tokens / whole)
+    first, whole = median(options.tokens)
+    _, prefill = median(1)
+    return dict(batch=batch, choice=choice, prefill_ms=1e3 * prefill,
+                step_ms=1e3 * (whole - prefill) / (options.tokens - 1),
+                tokens_per_second=batch * options.tokens / whole, first_s=first)
 
 
 def show(row, as_json):
@@ -70,8 +71,9 @@ def show(row, as_json):
     elif "error" in row:
         print(f"{row['variant']:<18} {row['batch']:>5} {row['choice']:<8} {row['error']}", flush=True)
     else:
+        first = f"{row['first_s']:>9.1f}" if "first_s" in row else ""
         print(f"{row['variant']:<18} {row['batch']:>5} {row['choice']:<8} {row['prefill_ms']:>11.2f} "
-              f"{row['step_ms']:>9.3f} {row['tokens_per_second']:>10.0f}", flush=True)
+              f"{row['step_ms']:>9.3f} {row['tokens_per_second']:>10.0f}{first}", flush=True)
 
 
 def main():
@@ -92,11 +94,13 @@ def main():
         print(f"PyTorch {torch.__version__}, transformers {transformers.__version__} on "
               f"{torch.cuda.get_device_name()}: GPT-2 124M in {options.dtype}, {options.tokens} "
               f"tokens after {options.prompt}")
-        print(f"{'variant':<18} {'batch':>5} {'choice':<8} {'prefill ms':>11} {'ms/step':>9} {'tokens/s':>10}")
+        print(f"{'variant':<18} {'batch':>5} {'choice':<8} {'prefill ms':>11} {'ms/step':>9} "
+              f"{'tokens/s':>10} {'first s':>8}")
     if options.tessera:
         lines = subprocess.run(
-            [options.tessera, "bench", "generate", options.config, "--json", *sum((["--batch", b] for b in options.batch.split(",")), []),
-             "--prompt", str(options.prompt), "--tokens", str(options.tokens), "--repeats",
+            [options.tessera, "bench", "generate", options.config, "--json",
+             *sum((["--batch", b] for b in options.batch.split(",")), []), "--prompt",
+             str(options.prompt), "--tokens", str(options.tokens), "--repeats",
              str(options.repeats), "--device", "cuda", "--precision",
              "tf32" if options.dtype == "f32" else options.dtype, "--set", "data.vocabulary=50257"],
             check=True, stdout=subprocess.PIPE, text=True).stdout
