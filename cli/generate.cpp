@@ -1,7 +1,8 @@
 // tessera generate RUN [--prompt TEXT]… [--prompts FILE] [--tokens N] [--stop TEXT]…
 // [--temperature T] [--top-k K] [--top-p P] [--min-p P] [--repetition-penalty R] [--seed S]
-// [--json]
+// [--ids] [--json]
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -26,6 +27,7 @@ struct Options {
   std::vector<std::string> stops;
   GenerateOptions generate;
   int64_t batch = 16;
+  bool ids = false;
   bool json = false;
   bool no_cache = false;
   bool paged = false;
@@ -106,6 +108,7 @@ std::vector<int64_t> tokens_of(const Tokenizer& tokenizer, std::string_view text
 struct Answer {
   std::string prompt;
   TextStream stream;
+  std::vector<int64_t> ids;  // without the token that begins a text
   std::string text = {};
   int64_t tokens = 0;
   const char* end = "length";
@@ -124,9 +127,12 @@ class Session {
     std::vector<Answer> answers;
     for (const std::string& prompt : prompts) {
       tokens.push_back(tokens_of(loaded_.tokenizer(), prompt, model.context_length()));
-      answers.push_back({valid(prompt), TextStream(loaded_.tokenizer(), o_.stops)});
+      const bool begins = tokens.back()[0] == loaded_.tokenizer().begin_of_text();
+      answers.push_back({valid(prompt),
+                         TextStream(loaded_.tokenizer(), o_.stops),
+                         {tokens.back().begin() + (begins ? 1 : 0), tokens.back().end()}});
     }
-    streaming_ = !o_.json && single_;
+    streaming_ = !o_.json && !o_.ids && single_;
     if (streaming_) show(answers[0].prompt);
     const GenerateTimes times = generate(model, tokens, o_.generate, [&](size_t b, int64_t token) {
       return take(answers[b], token);
@@ -159,6 +165,7 @@ class Session {
     }
     const std::string piece = answer.stream.push(token);
     ++answer.tokens;
+    answer.ids.push_back(token);
     answer.text += piece;
     if (streaming_) show(piece);
     if (answer.stream.stopped()) answer.end = "stop";
@@ -169,16 +176,18 @@ class Session {
     const std::string rest = answer.stream.finish();
     answer.text += rest;
     if (o_.json) {
-      const Json json = {
-          {"prompt", answer.prompt},
-          {"text", answer.prompt + answer.text},
-          {"continuation", answer.text},
-          {"tokens", answer.tokens},
-          {"end", answer.end},
-          {"seconds", times.prefill_seconds + times.decode_seconds},
-          {"prefill_tokens_per_second", rate(times.prompt_tokens, times.prefill_seconds)},
-          {"decode_tokens_per_second", rate(times.decoded_tokens, times.decode_seconds)}};
+      Json json = {{"prompt", answer.prompt},
+                   {"text", answer.prompt + answer.text},
+                   {"continuation", answer.text},
+                   {"tokens", answer.tokens},
+                   {"end", answer.end},
+                   {"seconds", times.prefill_seconds + times.decode_seconds},
+                   {"prefill_tokens_per_second", rate(times.prompt_tokens, times.prefill_seconds)},
+                   {"decode_tokens_per_second", rate(times.decoded_tokens, times.decode_seconds)}};
+      if (o_.ids) json["ids"] = answer.ids;
       fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
+    } else if (o_.ids) {
+      show(fmt::format("{}\n", fmt::join(answer.ids, " ")));
     } else if (streaming_) {
       show(rest + "\n");
     } else {
@@ -266,6 +275,7 @@ void add(Command app) {
                      "of the random choices; further prompts have the next numbers (default: 1)");
   command.add_flag("--no-cache", o->no_cache, "compute the whole context again for every token");
   command.add_flag("--paged", o->paged, "keep keys and values in pages of 64 tokens");
+  command.add_flag("--ids", o->ids, "print the ids of prompt and continuation, a text per line");
   command.add_flag("--json", o->json, "print one JSON object per prompt");
   command.callback([o] { set_exit_code(run(*o)); });
 }

@@ -1,9 +1,10 @@
-// tessera perplexity RUN FILE [--context N] [--stride S] [--batch B] [--json]
+// tessera perplexity RUN FILE [--ids] [--context N] [--stride S] [--batch B] [--json]
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
+#include <memory>
 
 #include "tessera/cli/command.h"
 #include "tessera/cli/language_model.h"
@@ -18,14 +19,16 @@ struct Options {
   LanguageModelOptions model;
   std::string file;
   PerplexityOptions perplexity;
+  bool ids = false;
   bool json = false;
 };
 
 // A line on stderr now and then: on a terminal always the same one.
 class ProgressLine {
  public:
-  explicit ProgressLine(const std::string& file)
-      : size_(static_cast<double>(std::filesystem::file_size(file))),
+  // Of texts it says how much is read; of ids only what they are.
+  explicit ProgressLine(const Options& o)
+      : size_(o.ids ? 0 : static_cast<double>(std::filesystem::file_size(o.file))),
         terminal_(isatty(STDERR_FILENO) != 0) {}
   ~ProgressLine() {
     if (shown_ && terminal_) fmt::print(stderr, "\r\033[K");
@@ -39,10 +42,12 @@ class ProgressLine {
     last_ = now;
     shown_ = true;
     const double seconds = std::chrono::duration<double>(now - start_).count();
-    const std::string line =
-        fmt::format("{:.1f} % read, {} tokens, {:.0f} tokens/s, perplexity {:.3f}",
-                    100 * static_cast<double>(p.bytes) / size_, p.tokens,
-                    static_cast<double>(p.tokens) / seconds, p.per_token());
+    std::string line;
+    if (size_ > 0) {
+      line = fmt::format("{:.1f} % read, ", 100 * static_cast<double>(p.bytes) / size_);
+    }
+    line += fmt::format("{} tokens, {:.0f} tokens/s, perplexity {:.3f}", p.tokens,
+                        static_cast<double>(p.tokens) / seconds, p.per_token());
     fmt::print(stderr, "{}{}", terminal_ ? "\r\033[K" : "", line + (terminal_ ? "" : "\n"));
     std::fflush(stderr);
   }
@@ -55,18 +60,23 @@ class ProgressLine {
   Clock::time_point start_ = Clock::now(), last_ = start_;
 };
 
+std::unique_ptr<TokenSource> open_source(const Options& o, const Tokenizer& tokenizer) {
+  if (o.ids) return std::make_unique<IdReader>(o.file, tokenizer);
+  return std::make_unique<TokenReader>(o.file, tokenizer);
+}
+
 int run(const Options& o) {
   namespace fs = std::filesystem;
   check(fs::exists(o.file), "perplexity: {}: no such file", o.file);
   check(fs::is_regular_file(o.file), "perplexity: {} is not a file", o.file);
   check(fs::file_size(o.file) > 0, "perplexity: {} is empty", o.file);
   const LoadedLanguageModel loaded = load_language_model("perplexity", o.model);
-  TokenReader text(o.file, loaded.tokenizer());
+  const auto text = open_source(o, loaded.tokenizer());
   const auto start = std::chrono::steady_clock::now();
   Perplexity result;
   {
-    ProgressLine line(o.file);
-    result = perplexity(loaded.language_model(), loaded.tokenizer(), text, o.perplexity,
+    ProgressLine line(o);
+    result = perplexity(loaded.language_model(), loaded.tokenizer(), *text, o.perplexity,
                         [&](const Perplexity& p) { line.show(p); });
   }
   const double seconds =
@@ -95,6 +105,7 @@ void add(Command app) {
       app.add_subcommand("perplexity", "how well a trained language model predicts a text file");
   add_language_model_options(command, o->model);
   command.add_option("file", o->file, "text file").required();
+  command.add_flag("--ids", o->ids, "the file has ids, as `data tokenize` prints them");
   command
       .add_option("--context", o->perplexity.context,
                   "tokens that the model sees (default: as many as it can)")

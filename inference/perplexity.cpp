@@ -20,7 +20,7 @@ constexpr int64_t kLogits = int64_t{1} << 24;  // at a time
 // The tokens of a text from the beginning of the next window on, read as windows need them.
 class Windows {
  public:
-  Windows(TokenReader& text, std::vector<int64_t> begin) : text_(text), tokens_(std::move(begin)) {}
+  Windows(TokenSource& text, std::vector<int64_t> begin) : text_(text), tokens_(std::move(begin)) {}
 
   // How many tokens there are from the beginning on, at most `wanted`.
   int64_t available(int64_t wanted) {
@@ -40,7 +40,7 @@ class Windows {
  private:
   int64_t left() const { return static_cast<int64_t>(tokens_.size()) - at_; }
 
-  TokenReader& text_;
+  TokenSource& text_;
   std::vector<int64_t> tokens_;
   int64_t at_ = 0;
   bool ended_ = false;
@@ -81,7 +81,7 @@ double Perplexity::bits_per_byte() const {
   return nats / static_cast<double>(bytes) * std::numbers::log2e;
 }
 
-Perplexity perplexity(LanguageModel& model, const Tokenizer& tokenizer, TokenReader& text,
+Perplexity perplexity(LanguageModel& model, const Tokenizer& tokenizer, TokenSource& text,
                       const PerplexityOptions& options,
                       const std::function<void(const Perplexity& so_far)>& progress) {
   const NoGrad off;

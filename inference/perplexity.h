@@ -8,7 +8,7 @@
 namespace tessera {
 
 struct Tokenizer;
-class TokenReader;
+struct TokenSource;
 
 struct PerplexityOptions {
   int64_t context = 0;  // tokens that the model sees; 0: as many as it can
@@ -31,7 +31,7 @@ struct Perplexity {
 // predicted where the vocabulary has a token that begins a text. The text is read piece by piece,
 // logits exist for some rows at a time. `progress` hears of what is known so far. Throws when there
 // is nothing to predict. The model should be in evaluation mode.
-Perplexity perplexity(LanguageModel& model, const Tokenizer& tokenizer, TokenReader& text,
+Perplexity perplexity(LanguageModel& model, const Tokenizer& tokenizer, TokenSource& text,
                       const PerplexityOptions& options,
                       const std::function<void(const Perplexity& so_far)>& progress = {});
 

@@ -129,6 +129,13 @@ TEST_SUITE("cli") {
     const Json stepwise = Json::parse(t.perplexity(file + " --json --batch 1").text);
     CHECK(stepwise["nats"].get<double>() == doctest::Approx(json["nats"].get<double>()));
     CHECK(t.perplexity(t.file("binary", std::string("\x00\xFF\xC3\x80\x00", 5))).code == 0);
+    const Output ids = t.generate("--prompt 'a dog' --ids 2> /dev/null");
+    CHECK(ids.text.starts_with("97 32 100 111 103 "));
+    CHECK(t.answers("--prompt 'a dog' --ids")[0]["ids"].size() == 35);
+    const Json by_ids = Json::parse(t.perplexity(t.file("ids", ids.text) + " --ids --json").text);
+    CHECK(by_ids["tokens"] == 34);
+    CHECK(by_ids["bytes"] == 34);
+    check_mistake(t.perplexity(file + " --ids"), "wants decimal numbers");
     check_mistake(t.perplexity(t.file("empty", "")), "is empty");
     check_mistake(t.perplexity(t.file("one", "a")), "takes two");
     check_mistake(t.perplexity("nowhere.txt"), "no such file");

@@ -75,6 +75,32 @@ TEST_CASE("characters stay whole where a text has no spaces") {
   }
 }
 
+TEST_CASE("ids are read as they are printed, whatever their number") {
+  TemporaryFolder folder;
+  const ByteTokenizer bytes;
+  const auto of = [&](const std::string& text) {
+    std::ofstream(folder / "ids", std::ios::binary) << text;
+    IdReader reader(folder / "ids", bytes);
+    std::vector<int64_t> ids;
+    while (reader.read(ids)) {
+    }
+    CHECK(reader.bytes() == static_cast<int64_t>(ids.size()));
+    return ids;
+  };
+  CHECK(of("").empty());
+  CHECK(of(" 7\n255\t0 ") == std::vector<int64_t>{7, 255, 0});
+  std::string many;
+  for (int i = 0; i < 70000; ++i) many += "65 ";
+  CHECK(of(many) == std::vector<int64_t>(70000, 65));
+  for (const char* wrong : {"1 x", "1 2.5", "1 2,", "1 99999999999999999999", "1 +2"}) {
+    CHECK_THROWS_WITH_AS(of(wrong), doctest::Contains("ids: id 1: wants decimal numbers"), Error);
+  }
+  CHECK_THROWS_WITH_AS(of("1 256"), doctest::Contains("id 1 is 256, the vocabulary has 256"),
+                       Error);
+  CHECK_THROWS_WITH_AS(of("-1"), doctest::Contains("id 0 is -1"), Error);
+  CHECK_THROWS_WITH_AS(IdReader("/tmp", bytes), doctest::Contains("directory"), Error);
+}
+
 TEST_CASE("a file that cannot be read is named") {
   const ByteTokenizer bytes;
   CHECK_THROWS_WITH_AS(TokenReader("nowhere", bytes), doctest::Contains("cannot be read"), Error);
