@@ -140,13 +140,12 @@ class AttentionMaps final : public Picture {
     const int64_t heads = layers.front().second.size(1);
     std::vector<Captioned> panels;
     const Canvas plain = tessera::draw(Overlay{.image = shown, .heat = {}, .side = side});
-    std::string who = "all patches";
     for (const auto& [layer, w] : layers) {
       const auto grid = grid_of(w.size(3), shown.size(1), shown.size(2));
-      panels.push_back({plain, fmt::format("layer {}", layer)});
+      const char* who = grid && grid->prefix > 0 ? "class token" : "all patches";
+      panels.push_back({plain, fmt::format("layer {}, {}", layer, who)});
       for (int64_t h = 0; h < heads; ++h) {
         const Tensor head = head_of(w, std::min(h, w.size(1) - 1));
-        if (grid && grid->prefix > 0) who = "the class token";
         panels.push_back({grid ? tessera::draw(Overlay{.image = shown,
                                                        .heat = attended(head, *grid),
                                                        .opacity = 0.75,
@@ -155,8 +154,7 @@ class AttentionMaps final : public Picture {
                           fmt::format("head {}", h)});
       }
     }
-    return draw_grid(panels, heads + 1,
-                     "What " + who + " attend" + (who == "all patches" ? "" : "s") + " to");
+    return draw_grid(panels, heads + 1, "Attention on an image");
   }
 
   Config c_;

@@ -120,6 +120,7 @@ class AttentionDistance final : public Picture {
                 .y_label = "patches",
                 .low = 0};
     for (size_t l = 0; l < seen.size(); ++l) {
+      chart.x_names.push_back(std::to_string(l));
       const auto distances = mean_distances(seen[l].second, columns, patches);
       chart.series.resize(std::max(chart.series.size(), distances.size()));
       for (size_t h = 0; h < distances.size(); ++h) {
