@@ -7,6 +7,8 @@ namespace tessera {
 
 namespace {
 
+constexpr size_t kPiece = size_t{16} << 20;  // bytes whose ids exist as whole numbers at a time
+
 struct TextConfig {
   std::string path = "tiny_shakespeare/input.txt";
   std::string test_path;
@@ -36,6 +38,22 @@ std::string read_text(const std::filesystem::path& path) {
   return text;
 }
 
+// Piece by piece: 64-bit ids of all of a text would take eight times its memory.
+void append_text(TokenStream& stream, const Tokenizer& tokenizer, std::string_view text) {
+  for (size_t at = 0, size = 0; at < text.size(); at += size) {
+    const bool last = text.size() - at <= kPiece;
+    size = last ? text.size() - at : tokenizer.last_cut(text.substr(at, kPiece));
+    if (size == 0) size = text.size() - at;
+    const std::string_view piece = text.substr(at, size);
+    try {
+      stream.append(at == 0 ? tokenizer.encode(piece) : tokenizer.encode_more(piece));
+    } catch (const Error& error) {
+      check(at == 0, "data.path: counted from byte {} of the text: {}", at, error.what());
+      throw;
+    }
+  }
+}
+
 Corpus load_corpus(const TextConfig& config, const DataContext& context) {
   const std::string text = read_text(find_data(config.path, context, "data.path"));
   std::string test;
@@ -46,13 +64,13 @@ Corpus load_corpus(const TextConfig& config, const DataContext& context) {
   tokenizer->learn(text);
   if (!test.empty()) tokenizer->learn(test);
   TokenStream all(tokenizer->vocabulary());
-  all.append(tokenizer->encode(text));
+  append_text(all, *tokenizer, text);
   const auto cut = static_cast<int64_t>(static_cast<double>(all.size()) * config.train_fraction);
   TokenStream validation = all.slice(cut, all.size());
   TokenStream held_out = validation;
   if (!config.test_path.empty()) {
     held_out = TokenStream(tokenizer->vocabulary());
-    held_out.append(tokenizer->encode(test));
+    append_text(held_out, *tokenizer, test);
   }
   return {std::move(tokenizer), all.slice(0, cut), std::move(validation), std::move(held_out)};
 }

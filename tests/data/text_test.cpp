@@ -58,6 +58,25 @@ TEST_CASE("a folder of texts is read in order of names, and a test text stands a
   CHECK(data->tokenizer()->decode(tokens) == "\u00e9\u00e9");
 }
 
+TEST_CASE("a text of any length has the ids of the whole") {
+  const ScratchFolder folder;
+  std::string text((size_t{16} << 20) - 1, 'a');
+  text += "\u00e9\u00e9" + std::string(1 << 20, 'a');
+  folder.write("long.txt", text + "\u00e9");
+  const auto at = static_cast<int64_t>(size_t{16} << 20) - 2;
+  const char* config = R"({"type": "text", "path": "long.txt", "context": 4, "train_fraction": 0.99,
+      "tokenizer": {"type": "char", "alphabet": [97, 233]}})";
+  const auto data = make_dataset(config, folder.path);
+  CHECK(data->size(Split::train) + 4 == (at + 4 + (1 << 20)) * 99 / 100);
+  const Batch batch = data->get(Split::train, std::vector<int64_t>{at}, 0);
+  CHECK(row(batch.at("tokens"), 0) == std::vector<int64_t>{0, 1, 1, 0});
+  folder.write("long.txt", text + "b");
+  CHECK_THROWS_WITH_AS(
+      make_dataset(config, folder.path),
+      doctest::Contains("data.path: counted from byte 16777215 of the text: char tokenizer: 'b'"),
+      Error);
+}
+
 TEST_CASE("a text that is missing or too short says so") {
   const ScratchFolder folder;
   folder.write("short.txt", "0123456789");
