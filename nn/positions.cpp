@@ -80,7 +80,8 @@ RotaryPositions::RotaryPositions(const Config& c, const PositionGeometry& g) {
               .factor = c.factor,
               .low = c.low,
               .high = c.high,
-              .original_context = c.original_context};
+              .original_context = c.original_context,
+              .amplitude = c.amplitude};
 }
 
 Tensor RotaryPositions::rotate(const Tensor& x, const Tensor& positions) const {

@@ -95,16 +95,20 @@ struct RotaryPositions final : Positions {
     double low = 1;
     double high = 4;
     int64_t original_context = 8192;
+    double amplitude = 0;
     TESSERA_FIELDS(f)
     {
       f("base", base, "angle of pair i is position · base^(−2i/D)").above(1);
       f("interleaved", interleaved, "pairs (2i, 2i+1) instead of (i, i + D/2)");
-      f("scaling", scaling, "stretching to longer contexts").one_of({"none", "linear", "llama3"});
+      f("scaling", scaling, "stretching to longer contexts")
+          .one_of({"none", "linear", "llama3", "yarn"});
       f("factor", factor, "how much longer").above(0);
-      f("low", low, "llama3: wavelengths above original_context / low are stretched whole")
+      f("low", low, "llama3, yarn: wavelengths above original_context / low are stretched whole")
           .above(0);
-      f("high", high, "llama3: wavelengths below original_context / high are kept").above(0);
-      f("original_context", original_context, "llama3: context of the first training").min(1);
+      f("high", high, "llama3, yarn: wavelengths below original_context / high are kept").above(0);
+      f("original_context", original_context, "llama3, yarn: context of the first training").min(1);
+      f("amplitude", amplitude, "yarn: what is rotated is multiplied by it; 0: 0.1 ln(factor) + 1")
+          .min(0);
     }
   };
   RotaryPositions(const Config& config, const PositionGeometry& g);

@@ -49,6 +49,7 @@ MODELS = {
     "Llama, one key head, linear scaling": lambda: llama(num_key_value_heads=1, **rope("linear", factor=4.0)),
     "Llama, llama3 scaling": lambda: llama(**rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                                                   original_max_position_embeddings=64)),
+    "Llama, yarn scaling": lambda: llama(**rope("yarn", factor=4.0, original_max_position_embeddings=128)),
     "ViT": lambda: ViTForImageClassification(ViTConfig(**VIT)),
     "ViT, grey, tanh GELU": lambda: ViTForImageClassification(ViTConfig(
         **{**VIT, "num_channels": 1, "hidden_act": "gelu_new", "layer_norm_eps": 1e-6})),

@@ -25,10 +25,32 @@ double llama3(double theta, const RotaryOptions& o) {
   return (1 - s) * theta / o.factor + s * theta;
 }
 
+// θ' of the "yarn" scaling: the same, blended between the places of the pairs that turn `high` and
+// `low` times over the original context.
+double yarn(double theta, int64_t pair, int64_t width, const RotaryOptions& o) {
+  const auto size = static_cast<double>(width);
+  const auto place = [&](double turns) {
+    const double wavelength = static_cast<double>(o.original_context) / turns;
+    return size * std::log(wavelength / (2 * std::numbers::pi)) / (2 * std::log(o.base));
+  };
+  const double first = std::max(std::floor(place(o.high)), 0.0);
+  double last = std::min(std::ceil(place(o.low)), size - 1);
+  if (last == first) last += 0.001;
+  const double s = std::clamp((static_cast<double>(pair) - first) / (last - first), 0.0, 1.0);
+  return s * theta / o.factor + (1 - s) * theta;
+}
+
+double amplitude_of(const RotaryOptions& o) {
+  if (o.scaling != "yarn") return 1;
+  if (o.amplitude > 0) return o.amplitude;
+  return 0.1 * std::log(std::max(o.factor, 1.0)) + 1;
+}
+
 double frequency(int64_t pair, int64_t width, const RotaryOptions& o) {
   const double theta =
       std::pow(o.base, -2 * static_cast<double>(pair) / static_cast<double>(width));
   if (o.scaling == "linear") return theta / o.factor;
+  if (o.scaling == "yarn") return yarn(theta, pair, width, o);
   return o.scaling == "llama3" ? llama3(theta, o) : theta;
 }
 
@@ -112,7 +134,7 @@ struct Rotary {
 Tensor plain_rotary(const Tensor& x, const Tensor& positions, const RotaryOptions& o) {
   const int64_t size = x.size(-1);
   const int64_t width = o.rotary_dim == 0 ? size : o.rotary_dim;
-  const Tensor table = turns(positions, frequencies_of(width, o), x.dtype());
+  const Tensor table = turns(positions, frequencies_of(width, o), x.dtype()) * amplitude_of(o);
   const Tensor c = select(table, -2, 0);
   const Tensor s = select(table, -2, 1);
   const int64_t step = o.interleaved ? 2 : 1;
@@ -142,6 +164,8 @@ std::vector<OpSample> rotary_samples() {
           sample("linear", x, positions, {.scaling = "linear", .factor = 4}),
           sample("llama3", x, positions,
                  {.base = 100, .scaling = "llama3", .factor = 8, .original_context = 32}),
+          sample("yarn", samples::normal({3, 8}), positions,
+                 {.base = 100, .scaling = "yarn", .factor = 8, .high = 8, .original_context = 64}),
           sample("positions per sample", x, samples::integers({2, 3}, 0, 100)),
           sample("positions broadcast over heads", samples::normal({2, 2, 3, 2}),
                  samples::integers({2, 1, 3}, 0, 100)),
@@ -169,19 +193,27 @@ const RegisterOp row{{
           rotary(samples::normal({2, 4}), samples::normal({2}));
         },
         [] {
-          rotary(samples::normal({2, 4}), samples::integers({2}, 0, 9), {.scaling = "yarn"});
+          rotary(samples::normal({2, 4}), samples::integers({2}, 0, 9), {.scaling = "spiral"});
         },
         [] {
           rotary(samples::normal({2, 4}), samples::integers({2}, 0, 9), {.rotary_dim = 6});
+        },
+        [] {
+          rotary(samples::normal({2, 4}), samples::integers({2}, 0, 9),
+                 {.rotary_dim = 2, .scaling = "yarn", .factor = 4});
         }},
 }};
 
 void check_options(const RotaryOptions& o) {
-  check(o.scaling == "none" || o.scaling == "linear" || o.scaling == "llama3",
-        "rotary: unknown scaling \"{}\"; use \"none\", \"linear\" or \"llama3\"", o.scaling);
+  const bool yarn = o.scaling == "yarn";
+  check(o.scaling == "none" || o.scaling == "linear" || o.scaling == "llama3" || yarn,
+        "rotary: unknown scaling \"{}\"; use \"none\", \"linear\", \"llama3\" or \"yarn\"",
+        o.scaling);
   check(o.base > 0 && o.factor > 0, "rotary: base {} and factor {} must be positive", o.base,
         o.factor);
   check(o.high > o.low, "rotary: high {} must be greater than low {}", o.high, o.low);
+  check(!yarn || (o.base > 1 && o.low > 0), "rotary: yarn wants base {} above 1 and low {} above 0",
+        o.base, o.low);
 }
 
 }  // namespace
@@ -220,6 +252,9 @@ Tensor rotary(const Tensor& x, const Tensor& positions, const RotaryOptions& opt
   const int64_t width = options.rotary_dim == 0 ? x.size(-1) : options.rotary_dim;
   check(width % 2 == 0 && width >= 0 && width <= x.size(-1),
         "rotary: {} channels of {} cannot turn in pairs", width, x.shape());
+  const double amplitude = amplitude_of(options);
+  check(amplitude == 1 || width == x.size(-1), "rotary: yarn turns all of {} channels, not {}",
+        x.size(-1), width);
   check(positions.device() == x.device(), "rotary: positions on {} for an input on {}",
         positions.device(), x.device());
   check(is_integral(positions.dtype()), "rotary: positions must be integers, got {}",
@@ -231,10 +266,9 @@ Tensor rotary(const Tensor& x, const Tensor& positions, const RotaryOptions& opt
         x.shape());
   const Tensor at = kernels::contiguous(kernels::cast(positions, DType::i64));
   const std::vector<double> frequencies = frequencies_of(width, options);
-  if (x.device().is_cuda()) {
-    return apply(Rotary{options.interleaved, frequencies}, x, at);
-  }
-  return apply(Rotary{options.interleaved, frequencies}, x, turns(at, frequencies, x.dtype()));
+  const Tensor angles = x.device().is_cuda() ? at : turns(at, frequencies, x.dtype());
+  const Tensor turned = apply(Rotary{options.interleaved, frequencies}, x, angles);
+  return amplitude == 1 ? turned : turned * amplitude;
 }
 
 }  // namespace tessera

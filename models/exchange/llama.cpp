@@ -1,4 +1,6 @@
 // Llama (Touvron et al. 2023) with grouped queries and the scalings of its rotary positions.
+#include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "tessera/core/kernels/copy.h"
@@ -10,30 +12,59 @@ namespace {
 
 using Absent = SettingRule::Absent;
 
-// Keys of a scaled rotation: ours, theirs.
-const ValueNames kScalingKeys = {{"factor", "factor"},
-                                 {"low", "low_freq_factor"},
-                                 {"high", "high_freq_factor"},
-                                 {"original_context", "original_max_position_embeddings"}};
+// Keys of scaled rotations: ours, theirs.
+const std::map<std::string, ValueNames> kScalings = {
+    {"linear", {{"factor", "factor"}}},
+    {"llama3",
+     {{"factor", "factor"},
+      {"low", "low_freq_factor"},
+      {"high", "high_freq_factor"},
+      {"original_context", "original_max_position_embeddings"}}},
+    {"yarn",
+     {{"factor", "factor"},
+      {"low", "beta_slow"},
+      {"high", "beta_fast"},
+      {"original_context", "original_max_position_embeddings"},
+      {"amplitude", "attention_factor"}}}};
 
-size_t keys_of(const std::string& scaling) {
-  return scaling == "linear" ? 1 : kScalingKeys.size();
+// What a "yarn" scaling leaves to defaults: those of transformers. Amplitude 0 is that of the
+// factor.
+void complete_yarn(Json& rope, const Json& theirs) {
+  check(rope.value("truncate", true),
+        "\"truncate\" of a yarn scaling is false; only true can be run");
+  const auto number = [&](const char* key) {
+    return rope.contains(key) && rope.at(key).is_number() ? rope.at(key).get<double>() : 0;
+  };
+  const double log_factor = std::log(std::max(number("factor"), 1.0));
+  const double whole = number("mscale"), part = number("mscale_all_dim");
+  const bool both = whole != 0 && part != 0;
+  const Json defaults = {
+      {"beta_slow", 1},
+      {"beta_fast", 32},
+      {"original_max_position_embeddings", theirs.value("max_position_embeddings", 2048)},
+      {"attention_factor",
+       both ? (0.1 * whole * log_factor + 1) / (0.1 * part * log_factor + 1) : 0.0}};
+  for (const auto& [key, value] : defaults.items()) {
+    if (!rope.contains(key) || rope.at(key).is_null()) rope[key] = value;
+  }
 }
 
 // "rope_scaling", or "rope_parameters" of newer files, which have the base too.
 void read_rotary(const Json& theirs, Json& ours) {
   Json& positions = ours["model"]["positions"];
   const char* key = theirs.contains("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  const Json rope = theirs.value(key, Json(nullptr));
+  Json rope = theirs.value(key, Json(nullptr));
   if (rope.is_null()) return;
   if (rope.contains("rope_theta")) positions["base"] = rope.at("rope_theta");
   const std::string type = rope.value("rope_type", rope.value("type", "default"));
   if (type == "default") return;
-  check(type == "linear" || type == "llama3",
-        "\"{}\" is of type \"{}\"; known are default, linear, llama3", key, type);
+  const auto scaling = kScalings.find(type);
+  check(scaling != kScalings.end(),
+        "\"{}\" is of type \"{}\"; known are default, linear, llama3, yarn", key, type);
+  if (type == "yarn") complete_yarn(rope, theirs);
   positions["scaling"] = type;
-  for (size_t i = 0; i < keys_of(type); ++i) {
-    positions[kScalingKeys[i].first] = rope.at(kScalingKeys[i].second);
+  for (const auto& [our_key, their_key] : scaling->second) {
+    positions[our_key] = rope.at(their_key);
   }
 }
 
@@ -43,9 +74,10 @@ void write_rotary(const Json& ours, Json& theirs) {
   const std::string type = positions.value("scaling", "none");
   if (type == "none") return;
   Json rope = {{"rope_type", type}};
-  for (size_t i = 0; i < keys_of(type); ++i) {
-    rope[kScalingKeys[i].second] = positions.at(kScalingKeys[i].first);
+  for (const auto& [our_key, their_key] : kScalings.at(type)) {
+    rope[their_key] = positions.at(our_key);
   }
+  if (rope.value("attention_factor", 1.0) == 0) rope.erase("attention_factor");
   theirs["rope_scaling"] = rope;
 }
 

@@ -60,6 +60,34 @@ TEST_CASE("linear scaling divides positions, llama3 keeps fast pairs and divides
   CHECK(scaled[31] == doctest::Approx(rotary(x, at({10})).to_vector<double>()[31]));
 }
 
+// Frequencies and amplitudes of transformers 5.17 (modeling_rope_utils, _compute_yarn_parameters).
+TEST_CASE("yarn turns by the frequencies of transformers, and what is turned becomes larger") {
+  const auto check_turns = [](const RotaryOptions& o, double amplitude,
+                              const std::vector<double>& frequencies) {
+    std::vector<double> x(8, 1.0);
+    x.resize(16);
+    const auto y = rotary(from_values(x, {1, 16}), at({7}), o).to_vector<double>();
+    for (size_t i = 0; i < 8; ++i) {
+      CAPTURE(i);
+      CHECK(y[i] == doctest::Approx(amplitude * std::cos(7 * frequencies[i])).epsilon(1e-8));
+      CHECK(y[8 + i] == doctest::Approx(amplitude * std::sin(7 * frequencies[i])).epsilon(1e-8));
+    }
+  };
+  check_turns(
+      {.scaling = "yarn", .factor = 4, .high = 32, .original_context = 2048}, 1.138629436111989,
+      {1.0, 0.316227766, 0.1, 0.025693506, 0.00625, 0.00138349648, 0.00025, 7.90569415e-05});
+  check_turns({.base = 500000,
+               .scaling = "yarn",
+               .factor = 16,
+               .low = 2,
+               .high = 16,
+               .original_context = 512,
+               .amplitude = 0.9348779926481438},
+              0.9348779926481438,
+              {1.0, 0.133321887, 0.0141022616, 0.000455791546, 8.83883476e-05, 1.7140511e-05,
+               3.32393494e-06, 6.44586586e-07});
+}
+
 TEST_CASE("rotary reads heads of a packed tensor with their strides and copies channels beyond") {
   const Tensor packed = samples::normal({2, 3, 4, 6});  // (B, T, H, D)
   const Tensor heads = transpose(packed, 1, 2);

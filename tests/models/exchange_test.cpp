@@ -395,6 +395,41 @@ TEST_CASE("neighbouring rotary pairs are written as half-split ones with the sam
   check_equal(outputs(*model_of(foreign), spec.data), outputs(*model, spec.data), 1e-4);
 }
 
+TEST_CASE("yarn scalings have the defaults of transformers and are written as they were read") {
+  TemporaryFolder folder;
+  const auto round_trip = [&](const char* name, const char* rope) {
+    ModelSpec spec = spec_from(kLlama);
+    Json json = to_json(spec.model);
+    json["positions"] = Json::parse(rope);
+    spec.model = from_json<Choice<Model>>(json);
+    const auto model = random_model(spec);
+    write_hugging_face(folder / name, spec, model->state(), {});
+    const ForeignModel foreign = read_hugging_face(folder / name);
+    check_equal(outputs(*model_of(foreign), spec.data), outputs(*model, spec.data), 0);
+    return read_json(folder / name + "/config.json")["rope_scaling"];
+  };
+  const Json plain = round_trip("a", R"({"type": "rotary", "scaling": "yarn", "factor": 4,
+      "low": 2, "high": 16, "original_context": 8})");
+  CHECK(plain == Json::parse(R"({"rope_type": "yarn", "factor": 4.0, "beta_slow": 2.0,
+      "beta_fast": 16.0, "original_max_position_embeddings": 8})"));
+  const Json louder = round_trip("b", R"({"type": "rotary", "scaling": "yarn", "factor": 4,
+      "high": 32, "original_context": 8, "amplitude": 1.25})");
+  CHECK(louder["attention_factor"] == 1.25);
+  Json config = read_json(folder / "b/config.json");
+  config["rope_scaling"] = {{"type", "yarn"},
+                            {"factor", 16},
+                            {"mscale", 0.7},
+                            {"mscale_all_dim", 1},
+                            {"beta_fast", nullptr}};
+  write_text(folder / "b/config.json", config.dump());
+  const ForeignModel read = read_hugging_face(folder / "b");
+  const Json positions = to_json(read.spec.model)["positions"];
+  CHECK(positions["low"] == 1);
+  CHECK(positions["high"] == 32);
+  CHECK(positions["original_context"] == config["max_position_embeddings"]);
+  CHECK(positions["amplitude"].get<double>() == doctest::Approx(0.9348779926));
+}
+
 TEST_CASE("what does not fit is named with its shapes") {
   const auto model = random_model(spec_from(kGpt2));
   NamedTensors tensors = gpt2_tensors(*model);
@@ -438,8 +473,12 @@ TEST_CASE("configs that cannot be run are refused by their key") {
          R"("scale_attn_weights" is false; only true can be run)");
   refuse(R"({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1,
     "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 4,
-    "rope_scaling": {"type": "yarn", "factor": 4}})",
-         R"("rope_scaling" is of type "yarn")");
+    "rope_scaling": {"type": "longrope", "factor": 4}})",
+         R"("rope_scaling" is of type "longrope")");
+  refuse(R"({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 4,
+    "rope_scaling": {"type": "yarn", "factor": 4, "truncate": false}})",
+         R"("truncate" of a yarn scaling is false)");
   refuse(R"({"model_type": "gpt2", "n_embd": "x", "n_layer": 1, "n_head": 1, "vocab_size": 3,
     "n_positions": 4})",
          "model.width");
