@@ -355,9 +355,10 @@ TEST_CASE("a ConViT is written in the names and shapes of timm, and read again a
     CHECK(config.at("architecture") == "convit_tiny");
     CHECK(config.at("model_args").at("local_up_to_layer") == 3);
     const auto file = SafetensorsFile::open(folder / "out/model.safetensors");
-    for (const auto& [name, shape] : convit_shapes()) {
-      CAPTURE(name);
-      if (name.find("mlp") == std::string::npos) CHECK(file.get(name).shape() == shape);
+    for (const auto& tensor : convit_shapes()) {
+      CAPTURE(tensor.first);
+      if (tensor.first.find("mlp") != std::string::npos) continue;
+      CHECK(file.get(tensor.first).shape() == tensor.second);
     }
     const ForeignModel foreign = read_hugging_face(folder / "out");
     check_equal(outputs(*model_of(foreign), spec.data), outputs(*model, spec.data), 0);
