@@ -2,7 +2,9 @@
 // k, v packed as (B, N, 3, H, D). Operations: 4·N²·D per head forward and 10·N²·D backward, half of
 // it under a causal mask. Inputs take turns, so that none waits in a cache.
 //
-//   build/cuda/bench/bench_attention_cuda [filter]
+//   build/cuda/bench/bench_attention_cuda [filter [any-order]]
+//
+// any-order: sums of gradients need not give the same bits on every run (core/deterministic.h).
 #include <fmt/format.h>
 
 #include <cmath>
@@ -14,6 +16,7 @@
 #include "tessera/bench/on_device.h"
 #include "tessera/core/allocator.h"
 #include "tessera/core/create.h"
+#include "tessera/core/deterministic.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/random.h"
 #include "tessera/core/view.h"
@@ -83,6 +86,7 @@ int main(int count, char** arguments) {
   fmt::print("{:<36} {:>10} {:>8} {:>11} {:>8} {:>8} {:>9}\n", "shape", "forward us", "TFLOP/s",
              "backward us", "TFLOP/s", "both", "peak MiB");
   const std::string filter = count > 1 ? arguments[1] : "";
+  set_deterministic(count < 3 || std::string(arguments[2]) != "any-order");
   std::vector<Row> rows{{32, 12, 1024, 64, true}, {32, 12, 1024, 64, false},
                         {64, 6, 256, 64, true},   {32, 6, 1024, 128, true},
                         {8, 8, 1024, 256, true},  {32, 12, 1024, 64, true, DType::f16}};

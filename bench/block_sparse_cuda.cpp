@@ -1,7 +1,9 @@
 // Block-sparse attention and sliding windows on a CUDA device in bf16: time, and the rate of the
 // operations that count (4·D per visible entry forward, 10·D backward), beside dense attention.
 //
-//   build/cuda/bench/bench_block_sparse_cuda [filter]
+//   build/cuda/bench/bench_block_sparse_cuda [filter [any-order]]
+//
+// any-order: sums of gradients need not give the same bits on every run (core/deterministic.h).
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -15,6 +17,7 @@
 #include "tessera/autograd/tape.h"
 #include "tessera/bench/on_device.h"
 #include "tessera/core/create.h"
+#include "tessera/core/deterministic.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/random.h"
 #include "tessera/core/view.h"
@@ -106,6 +109,7 @@ int main(int count, char** arguments) {
   fmt::print("{:<44} {:>10} {:>9} {:>11} {:>9}\n", "pattern", "forward us", "TFLOP/s",
              "backward us", "TFLOP/s");
   const std::string filter = count > 1 ? arguments[1] : "";
+  set_deterministic(count < 3 || std::string(arguments[2]) != "any-order");
   for (int64_t width : {64, 128}) run_width(width, filter);
   return 0;
 }

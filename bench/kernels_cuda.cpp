@@ -18,6 +18,7 @@
 #include "tessera/autograd/tape.h"
 #include "tessera/bench/on_device.h"
 #include "tessera/core/create.h"
+#include "tessera/core/deterministic.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/fill.h"
 #include "tessera/core/kernels/gemm.h"
@@ -231,7 +232,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   try {
-    kernels::set_gemm_tuning(true);
+    set_deterministic(false);  // products race
     Table table(argc > 1 ? argv[1] : "");
     ceilings(table);
     products(table);

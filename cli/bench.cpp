@@ -13,6 +13,7 @@
 #include "tessera/cli/command.h"
 #include "tessera/config/json.h"
 #include "tessera/core/allocator.h"
+#include "tessera/core/deterministic.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/gemm.h"
 #include "tessera/core/parallel.h"
@@ -53,7 +54,7 @@ struct Step {
     const auto seed = static_cast<uint64_t>(c.seed);
     RandomScope scope(seed);
     kernels::set_tf32(c.train.precision == "tf32");
-    kernels::set_gemm_tuning(!c.train.deterministic);
+    set_deterministic(c.train.deterministic);
     data = c.data.build(DataContext{base, seed});
     task = c.task.build();
     model = c.model.build(data->info());

@@ -95,7 +95,8 @@ struct TrainConfig {
       "record a step once and replay it, on CUDA; auto: eager where that fails")
         .one_of({"auto", "on", "off"});
     f("deterministic", deterministic,
-      "the same bits on every run; false lets products on CUDA race the library's algorithms");
+      "the same bits on every run; false lets products on CUDA race the library's algorithms, and "
+      "sums of attention's gradients come in any order");
   }
 };
 

@@ -6,6 +6,7 @@
 
 #include "tessera/autograd/ops/arithmetic.h"
 #include "tessera/core/allocator.h"
+#include "tessera/core/deterministic.h"
 #include "tessera/core/file.h"
 #include "tessera/core/kernels/gemm.h"
 #include "tessera/core/parallel.h"
@@ -423,7 +424,7 @@ TrainResult train(const RunConfig& config, const TrainOptions& options) {
         config.train.precision);
   flush_denormals();
   kernels::set_tf32(config.train.precision == "tf32");
-  kernels::set_gemm_tuning(!config.train.deterministic);
+  set_deterministic(config.train.deterministic);
   return Trainer(config, options).run();
 }
 

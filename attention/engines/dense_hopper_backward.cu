@@ -1,5 +1,6 @@
 // Backward of the dense engine in halves on Hopper: all tiles up to the causal bound.
-#include "tessera/attention/engines/hopper_backward.h"
+#include "tessera/attention/engines/hopper_fused.h"
+#include "tessera/core/deterministic.h"
 
 namespace tessera::dense {
 namespace {
@@ -8,6 +9,7 @@ template <class T>
 void run(const hopper_backward::Inputs<AllTiles>& in) {
   using namespace hopper_backward;
   if (std::max(in.s.width, in.s.value_width) <= 64) {
+    if (!deterministic()) return run_fused<T>(in);
     run_keys<T, Shape<64, 96, 3>>(in);
     run_queries<T, Shape<64, 128, 3>>(in);
   } else {

@@ -4,6 +4,7 @@
 
 #include "tessera/attention/engines/dense_tiles.h"
 #include "tessera/attention/engines/linear_kernels.h"
+#include "tessera/attention/engines/unpack.h"
 
 namespace tessera::linear_engine {
 
@@ -75,24 +76,10 @@ class DecayReader {
   float next_[2];
 };
 
-// The two halves of a register.
-template <class T>
-__device__ inline float2 unpack(unsigned x) {
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    return {__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u)};
-  } else {
-    float2 f;
-    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
-        : "=f"(f.x), "=f"(f.y)
-        : "r"(x));
-    return f;
-  }
-}
-
 // Two halves times two factors.
 template <class T>
 __device__ inline unsigned scaled(unsigned x, float low, float high) {
-  const float2 f = unpack<T>(x);
+  const float2 f = cuda::unpack<T>(x);
   return cuda::pack<T>(f.x * low, f.y * high);
 }
 
@@ -195,7 +182,7 @@ __device__ inline float meet_states(const cuda::Accumulator (&state)[kStrips][kC
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const cuda::Accumulator& own = state[m][n + i / 2];
-        const float2 other = unpack<T>(x[i]);
+        const float2 other = cuda::unpack<T>(x[i]);
         sum += own[i % 2 * 2] * other.x + own[i % 2 * 2 + 1] * other.y;
       }
     }

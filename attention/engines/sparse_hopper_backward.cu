@@ -1,5 +1,6 @@
 // Backward over windows and lists of blocks of 128 in halves on Hopper.
-#include "tessera/attention/engines/hopper_backward.h"
+#include "tessera/attention/engines/hopper_fused.h"
+#include "tessera/core/deterministic.h"
 
 namespace tessera::dense {
 namespace {
@@ -9,6 +10,7 @@ void backward(const hopper_backward::Inputs<SparseTiles>& by_query,
               const hopper_backward::Inputs<SparseTiles>& by_key) {
   using namespace hopper_backward;
   if (std::max(by_key.s.width, by_key.s.value_width) <= 64) {
+    if (!deterministic()) return run_fused<T>(by_key);
     run_keys<T, Shape<64, 64, 3>>(by_key);
     run_queries<T, Shape<64, 128, 3>>(by_query);
   } else {

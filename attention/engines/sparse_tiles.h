@@ -67,8 +67,9 @@ struct SparseTiles {
     const int ahead = s.keys - s.queries;
     return {right == INT_MAX ? -kFar : -right - ahead, left == INT_MAX ? kFar : left - ahead};
   }
-  // Not clipped to the queries that there are.
+  // Not clipped to the queries that there are; nobody sees keys that there are not.
   __device__ IndexRange queries_of(const Sizes& s, int key) const {
+    if (key >= s.keys) return {kFar, kFar};
     const Offsets reach = offsets(s);
     return {key + reach.first, key + reach.last + 1};
   }

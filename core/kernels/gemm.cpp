@@ -15,7 +15,6 @@ namespace {
 
 std::atomic<int64_t> flops{0};
 std::atomic<bool> allow_tf32{false};
-std::atomic<bool> tune{false};
 
 // One matrix operand: row-major with leading dimension `ld`, or the transpose of such a one.
 struct Operand {
@@ -150,13 +149,6 @@ void set_tf32(bool on) {
 }
 bool tf32() {
   return allow_tf32;
-}
-
-void set_gemm_tuning(bool on) {
-  tune = on;
-}
-bool gemm_tuning() {
-  return tune;
 }
 
 int64_t gemm_flops() {

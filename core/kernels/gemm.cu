@@ -8,6 +8,7 @@
 
 #include "tessera/core/create.h"
 #include "tessera/core/cuda/runtime.h"
+#include "tessera/core/deterministic.h"
 #include "tessera/core/kernels/copy.h"
 #include "tessera/core/kernels/gemm.h"
 #include "tessera/core/kernels/gemm_cuda.h"
@@ -203,7 +204,7 @@ class DeviceBlas {
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
            static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_MASK &
                                  ~CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE));
-    const bool race = gemm_tuning() && !cuda::is_capturing(device_);
+    const bool race = !deterministic() && !cuda::is_capturing(device_);
     cublasLtMatmulHeuristicResult_t found[kCandidates] = {};
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(

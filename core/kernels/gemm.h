@@ -18,12 +18,6 @@ void gemm(const Tensor& c, const Tensor& a, const Tensor& b, double alpha = 1, d
 void set_tf32(bool on);
 bool tf32();
 
-// Whether the first product of every kind on CUDA races cuBLASLt's best candidates against one
-// another on the spot (milliseconds each, and it waits for the device) instead of taking the first
-// one. The winner may differ from run to run, and with it the last bits; off at first.
-void set_gemm_tuning(bool on);
-bool gemm_tuning();
-
 // Floating-point operations done by gemm() since the start (2 M N K each).
 int64_t gemm_flops();
 

@@ -221,6 +221,31 @@ TEST_SUITE("cuda") {
   TEST_CASE("attention in a window on CUDA gives what it gives on the CPU in f64") {
     check_cases([](const Case& c) { return c.block_q == 0; });
   }
+  TEST_CASE("blocks of 128 and windows on CUDA give it with sums in any order, too") {
+    const AnyOrder any;
+    check_cases([](const Case& c) {
+      return std::max(c.width, c.value_width) <= 64 && c.block_q == c.block_k &&
+             (c.block_q == 0 || c.block_q == 128);
+    });
+  }
+  // Their scores of 0 lie far above all others.
+  TEST_CASE("keys that there are not add nothing to gradients on CUDA, in any order") {
+    if (!has_gpu()) return;
+    const AnyOrder any;
+    const Case c{1, 1, 1, 200, 200, 64, 64, 0, 0, 100, 50};
+    const Options f64{DType::f64, {}};
+    const Shape shape{1, 1, 200, 64};
+    const TensorList inputs{full(shape, 4, f64), full(shape, -4, f64), normal(shape, 3)};
+    for (DType dtype : {DType::bf16, DType::f16}) {
+      const Results got =
+          evaluate(function_of(c, false), inputs_for(inputs, dtype, dtype, kGpu, true), dtype);
+      for (const auto& [label, x] : got) {
+        CAPTURE(label);
+        const Tensor values = kernels::cast(kernels::to_device(x, {}), DType::f64);
+        for (double v : values.to_vector<double>()) REQUIRE(std::isfinite(v));
+      }
+    }
+  }
   TEST_CASE("attention over other blocks on CUDA gives what it gives on the CPU in f64") {
     check_cases([](const Case& c) { return c.block_q > 0 && c.block_q * c.block_k != 128 * 128; });
   }

@@ -247,6 +247,18 @@ TEST_SUITE("cuda") {
     }
   }
 
+  TEST_CASE("dense attention on CUDA gives it with sums in any order, too") {
+    if (!has_gpu()) return;
+    const AnyOrder any;
+    for (DType dtype : {DType::bf16, DType::f16}) {
+      Failures failures(fmt::format("dense attention in {}, in any order", dtype));
+      for (const Case& c : cases()) {
+        if (std::max(c.width, c.value_width) <= 64) check_case(failures, c, dtype);
+      }
+      failures.report();
+    }
+  }
+
   TEST_CASE("every rule on CUDA gives what it gives on the CPU in f64") {
     if (!has_gpu()) return;
     for (DType dtype : kFloating) {
